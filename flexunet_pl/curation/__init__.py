@@ -1,0 +1,1 @@
+"""Folders as people have them -> a data set one can trust."""

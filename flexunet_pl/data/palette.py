@@ -1,0 +1,147 @@
+"""Class names and colours <-> class indices: the one owner of what class is what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from flexunet_pl.errors import UserError
+from flexunet_pl.files import write_text
+
+IGNORE_INDEX = 255
+IGNORE_NAME = "ignore"
+MAX_CLASSES = 255
+
+Color = tuple[int, int, int]
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """An ordered map of class names to colours; the position is the class index, the first is the background.
+
+    Attributes:
+        names: Class names, unique, background first.
+        colors: One (red, green, blue) colour in 0..255 for each name, unique.
+        ignore: The colour of pixels that count nowhere, or None. Its class index is 255.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ignore: Color | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of classes and that names and colours are unique.
+
+        Raises:
+            UserError: If a rule above is broken.
+        """
+        if not 2 <= len(self.names) <= MAX_CLASSES:
+            raise UserError(
+                f"palette: {len(self.names)} classes; a palette has 2 to {MAX_CLASSES}, background first. "
+                "Write it as an ordered map, such as {background: [0, 0, 0], crack: [0, 0, 255]}"
+            )
+        owner: dict[Color, str] = {}
+        for name, color in self._entries():
+            if color in owner:
+                raise UserError(f"palette: {name!r} and {owner[color]!r} share the colour {list(color)}; change one")
+            owner[color] = name
+
+    def __len__(self) -> int:
+        """Return the number of classes, background included, ignore excluded."""
+        return len(self.names)
+
+    def _entries(self) -> list[tuple[str, Color]]:
+        entries = list(zip(self.names, self.colors, strict=True))
+        return entries if self.ignore is None else [*entries, (IGNORE_NAME, self.ignore)]
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], origin: str = "palette") -> "Palette":
+        """Build a palette from ``{name: [r, g, b], ...}``; ``origin`` names the file or key in errors.
+
+        Raises:
+            UserError: If a name or colour is not one, or the palette breaks its rules.
+        """
+        if not isinstance(mapping, Mapping):
+            raise UserError(f"{origin}: {mapping!r} is not a map; write it as {{background: [0, 0, 0], ...}}")
+        entries = {str(name): _checked_color(name, color, origin) for name, color in mapping.items()}
+        ignore = entries.pop(IGNORE_NAME, None)
+        return cls(names=tuple(entries), colors=tuple(entries.values()), ignore=ignore)
+
+    def to_mapping(self) -> dict[str, list[int]]:
+        """Return the palette as plain data, the form in which it crosses walls."""
+        return {name: list(color) for name, color in self._entries()}
+
+    @classmethod
+    def load(cls, path: Path) -> "Palette":
+        """Read a palette from a YAML file.
+
+        Raises:
+            UserError: If the file cannot be read as YAML or is no palette.
+        """
+        try:
+            mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{path}: cannot be read as a palette ({error}); write it as YAML, NAME: [r, g, b]"
+            ) from error
+        return cls.from_mapping(mapping, origin=str(path))
+
+    def save(self, path: Path) -> None:
+        """Write the palette to a YAML file that :meth:`load` reads, atomically."""
+        write_text(path, yaml.safe_dump(self.to_mapping(), sort_keys=False, default_flow_style=None))
+
+    def decode(self, mask_index: UInt8Array) -> UInt8Array:
+        """Map class indices uint8 (H, W) to colours uint8 (H, W, 3); an index in no palette becomes magenta."""
+        return self._color_table[mask_index]
+
+    def encode(self, mask_rgb: UInt8Array) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
+        """Map colours uint8 (H, W, 3) to class indices uint8 (H, W) and a bool (H, W) of colours in no palette."""
+        codes = _color_codes(mask_rgb)
+        order = np.argsort(self._codes)
+        position = np.searchsorted(self._codes, codes, sorter=order).clip(max=len(order) - 1)
+        nearest = order[position]
+        unknown = self._codes[nearest] != codes
+        return self._indices[nearest], unknown
+
+    def flat(self) -> list[int]:
+        """Return 768 numbers for ``PIL.Image.putpalette``: the colour of each of the 256 indices."""
+        return [int(value) for value in self._color_table.reshape(-1)]
+
+    @cached_property
+    def _codes(self) -> npt.NDArray[np.uint32]:
+        return _color_codes(np.array([color for _, color in self._entries()], dtype=np.uint8))
+
+    @cached_property
+    def _indices(self) -> UInt8Array:
+        indices = list(range(len(self.names)))
+        return np.array(indices if self.ignore is None else [*indices, IGNORE_INDEX], dtype=np.uint8)
+
+    @cached_property
+    def _color_table(self) -> UInt8Array:
+        table = np.full((256, 3), (255, 0, 255), dtype=np.uint8)
+        table[self._indices] = [color for _, color in self._entries()]
+        if self.ignore is None:
+            table[IGNORE_INDEX] = (255, 255, 255)
+        return table
+
+
+def _color_codes(rgb: UInt8Array) -> npt.NDArray[np.uint32]:
+    """Pack colours uint8 (..., 3) into one number each, uint32 (...)."""
+    wide = rgb.astype(np.uint32)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _checked_color(name: object, color: object, origin: str) -> Color:
+    if (
+        not isinstance(color, list | tuple)
+        or len(color) != 3
+        or not all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255 for value in color)
+    ):
+        raise UserError(f"{origin}: colour of {name!r} is {color!r}; it must be three whole numbers 0..255, [r, g, b]")
+    return (color[0], color[1], color[2])

@@ -1,0 +1,1 @@
+"""Checkpoint -> files that run elsewhere, and back."""

@@ -1,0 +1,1 @@
+"""Exported files -> masks, without torch."""

@@ -1,0 +1,1 @@
+"""Batches -> logits -> loss and scores: plain torch, no Lightning."""

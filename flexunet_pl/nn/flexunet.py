@@ -1,0 +1,194 @@
+"""FlexUNet: a U-Net with a large first kernel and a dilation that taper, and a dropout that grows with depth."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flexunet_pl.errors import UserError, suggestion
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "mish": nn.Mish,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    # Keras' default slope, where torch's is 0.01.
+    "leaky_relu": lambda: nn.LeakyReLU(negative_slope=0.2),
+}
+
+# Standard deviation of a unit normal truncated at +-2: Keras' HeNormal divides by it to keep the asked-for variance.
+TRUNCATED_NORMAL_STD = 0.87962566103423978
+
+
+class FlexUNet(nn.Module):
+    """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W), any H and W.
+
+    Level i = 0 .. num_layers - 1 (the last is the bridge) has ``base_filters * 2**i`` filters, kernels of
+    ``max(3, base_kernel - 2 * i)``, a dilation of ``max(1, dilation - i)`` and a dropout rate of ``dropout * i``.
+    Layers, order and initialisers are those of TensorFlowFlexUNet, so that weights carry over both ways.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        base_filters: int = 16,
+        base_kernel: int = 9,
+        num_layers: int = 6,
+        dropout: float = 0.04,
+        dilation: int = 1,
+        activation: str = "relu",
+        normalization: bool = False,
+        input_normalize: bool = False,
+    ) -> None:
+        """Build the layers and initialise them as Keras does.
+
+        Args:
+            num_classes: Output channels K, background included; 1 means one sigmoid channel for the second class.
+            in_channels: Channels of the image.
+            base_filters: Filters of the top level; they double from level to level.
+            base_kernel: Kernel side of the top level; it shrinks by 2 a level down to 3.
+            num_layers: Number of levels, the bridge included.
+            dropout: Dropout rate, multiplied by the level: none at the top.
+            dilation: Dilation of the top level; it shrinks by 1 a level down to 1.
+            activation: One of relu, mish, gelu, silu, elu, leaky_relu.
+            normalization: Whether a BatchNorm follows each activation.
+            input_normalize: Whether the network divides its input by 255.
+
+        Raises:
+            UserError: If a value is out of its range; the message names the value, the rule and the repair.
+        """
+        super().__init__()
+        counts = {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "base_filters": base_filters,
+            "base_kernel": base_kernel,
+            "num_layers": num_layers,
+            "dilation": dilation,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"{name}={value} must be at least 1")
+        deepest = num_layers - 1
+        if not (dropout >= 0 and dropout * deepest < 1):
+            raise UserError(
+                f"dropout={dropout} grows to {dropout * deepest:g} at level {deepest} (num_layers={num_layers}) and "
+                f"must stay within 0 and below 1 there; try {math.floor(100 * 0.9 / max(deepest, 1)) / 100:g} or less"
+            )
+        if activation not in ACTIVATIONS:
+            raise UserError(
+                f"activation={activation!r}; choose from {', '.join(ACTIVATIONS)}{suggestion(activation, ACTIVATIONS)}"
+            )
+        filters = [base_filters * 2**level for level in range(num_layers)]
+
+        def block(channels_in: int, level: int) -> "ConvBlock":
+            return ConvBlock(
+                channels_in,
+                filters[level],
+                kernel=max(3, base_kernel - 2 * level),
+                dilation=max(1, dilation - level),
+                dropout=dropout * level,
+                activation=activation,
+                normalization=normalization,
+            )
+
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.size_multiple = 2**deepest
+        self.input_scale = 1 / 255 if input_normalize else 1.0
+        channels = [in_channels, *filters]
+        self.encoder = nn.ModuleList(block(channels[level], level) for level in range(deepest))
+        self.pool = nn.MaxPool2d(2)
+        self.bridge = block(channels[deepest], deepest)
+        self.decoder = nn.ModuleList(
+            DecoderLevel(filters[level + 1], filters[level], block(2 * filters[level], level))
+            for level in reversed(range(deepest))
+        )
+        self.head = nn.Conv2d(filters[0], num_classes, kernel_size=1)
+        self.apply(_initialise_like_keras)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
+        height, width = image.shape[-2:]
+        x = pad_to_multiple(image.to(self.head.weight.dtype) * self.input_scale, self.size_multiple)
+        skips = []
+        for down in self.encoder:
+            x = down(x)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.bridge(x)
+        for up, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = up(x, skip)
+        logits: Tensor = self.head(x)
+        return logits[..., :height, :width]
+
+
+class ConvBlock(nn.Sequential):
+    """Two convolutions of one level: (N, C_in, H, W) -> (N, C_out, H, W)."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: int,
+        dilation: int,
+        dropout: float,
+        activation: str,
+        normalization: bool,
+    ) -> None:
+        """Stack convolution, activation, BatchNorm if asked for, dropout (first half only), twice."""
+
+        def half(channels: int) -> list[nn.Module]:
+            layers = [
+                nn.Conv2d(channels, channels_out, kernel, padding="same", dilation=dilation),
+                ACTIVATIONS[activation](),
+            ]
+            if normalization:
+                # Keras counts momentum the other way round: its 0.99 is 0.01 here. Weight parity needs both numbers.
+                layers.append(nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01))
+            return layers
+
+        super().__init__(*half(channels_in), nn.Dropout(dropout), *half(channels_out))
+
+
+class DecoderLevel(nn.Module):
+    """Double the size, join the skip connection, convolve: (N, C_in, H, W) -> (N, C_out, 2H, 2W)."""
+
+    def __init__(self, channels_in: int, channels_out: int, block: ConvBlock) -> None:
+        """Build the transposed convolution that feeds ``block``."""
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(channels_in, channels_out, kernel_size=2, stride=2)
+        self.block = block
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map features (N, C_in, H, W) and the skip (N, C_out, 2H, 2W) to (N, C_out, 2H, 2W)."""
+        joined: Tensor = self.block(torch.cat([self.upsample(x), skip], dim=1))
+        return joined
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad a float image (N, C, H, W) at its right and bottom by replication to multiples of ``multiple``."""
+    height, width = image.shape[-2:]
+    # Written so that torch.export keeps H and W dynamic; (-width) % multiple does not.
+    pad_bottom = ((height + multiple - 1) // multiple) * multiple - height
+    pad_right = ((width + multiple - 1) // multiple) * multiple - width
+    return functional.pad(image, (0, pad_right, 0, pad_bottom), mode="replicate")
+
+
+def _initialise_like_keras(layer: nn.Module) -> None:
+    """HeNormal for block convolutions, GlorotUniform for transposed ones and the 1x1 head, zero biases."""
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+        fan_in = layer.weight[0].numel()
+        std = math.sqrt(2 / fan_in) / TRUNCATED_NORMAL_STD
+        nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    else:
+        nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,1 @@
+"""The task that Lightning trains, and the callbacks that write what happens."""
