@@ -133,8 +133,11 @@ class Palette:
 
 def _color_codes(rgb: UInt8Array) -> npt.NDArray[np.uint32]:
     """Pack colours uint8 (..., 3) into one number each, uint32 (...)."""
-    wide = rgb.astype(np.uint32)
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+    codes = rgb[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes <<= 8
+        codes |= rgb[..., channel]
+    return codes
 
 
 def _checked_color(name: object, color: object, origin: str) -> Color:

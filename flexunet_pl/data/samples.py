@@ -1,0 +1,273 @@
+"""Find, pair by stem, read and check image and mask files."""
+
+import contextlib
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import Palette, UInt8Array
+from flexunet_pl.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
+MASK_SUFFIXES = (".png", ".npz", ".bmp", ".tif", ".tiff")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+SIXTEEN_BIT_RULES = ("full_range", "min_max")
+MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+TIFF_BITS_PER_SAMPLE = 258
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image file and its mask file (None where there is no truth); ``name`` is the stem both share."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class ReadingRules:
+    """How files become arrays: the same for training, testing and prediction.
+
+    Attributes:
+        channels: Channels of an image array.
+        sixteen_bit: How 16-bit images become 8-bit: "full_range" (0..65535 -> 0..255), "min_max" (the image's own
+            darkest and brightest value -> 0 and 255), or None, which refuses them.
+        antialiased_masks: Whether colours between palette colours are moved to a neighbouring class.
+    """
+
+    channels: int = 3
+    sixteen_bit: str | None = None
+    antialiased_masks: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: If one is out of its range.
+        """
+        if self.channels < 1:
+            raise UserError(f"data.channels={self.channels} must be at least 1")
+        if self.sixteen_bit is not None and self.sixteen_bit not in SIXTEEN_BIT_RULES:
+            raise UserError(f"data.sixteen_bit={self.sixteen_bit!r}; choose from {', '.join(SIXTEEN_BIT_RULES)}")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in ``folder``, sorted by name; hidden files and other kinds are passed over.
+
+    Raises:
+        UserError: If the folder does not exist or holds no image.
+    """
+    images = _files(folder, IMAGE_SUFFIXES)
+    if not images:
+        raise UserError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) in this folder; check the path")
+    return images
+
+
+def find_pairs(images_dir: Path, masks_dir: Path) -> tuple[list[Pair], list[str]]:
+    """Pair image and mask files by stem, whatever their suffixes.
+
+    Returns:
+        The pairs sorted by name, and one line for each problem: a file without partner, a stem used twice, a mask
+        in a lossy format.
+
+    Raises:
+        UserError: If a folder does not exist, or there is not one image.
+    """
+    problems: list[str] = []
+    image_of = _by_stem(find_images(images_dir), problems)
+    for path in _files(masks_dir, LOSSY_SUFFIXES):
+        problems.append(f"{path}: a mask in a lossy format cannot keep its colours; save it as PNG")
+    lossy = {path.stem for path in _files(masks_dir, LOSSY_SUFFIXES)}
+    mask_of = _by_stem(_files(masks_dir, MASK_SUFFIXES), problems)
+    for stem in sorted(image_of.keys() - mask_of.keys() - lossy):
+        problems.append(
+            f"{image_of[stem]}: no mask with the stem {stem!r} in {masks_dir}; add it or move the image away"
+        )
+    for stem in sorted(mask_of.keys() - image_of.keys()):
+        problems.append(
+            f"{mask_of[stem]}: no image with the stem {stem!r} in {images_dir}; add it or move the mask away"
+        )
+    both = sorted(image_of.keys() & mask_of.keys())
+    return [Pair(stem, image_of[stem], mask_of[stem]) for stem in both], problems
+
+
+def read_image(path: Path, rules: ReadingRules) -> UInt8Array:
+    """Read an image file as uint8 (H, W, C), 0..255, turned upright by its EXIF orientation.
+
+    Grey and colour, palettes and alpha are converted to the asked-for number of channels (1: grey, 3: RGB, 4: RGBA);
+    other numbers of channels come from .npy files (H, W, C).
+
+    Raises:
+        UserError: If the file cannot be read, has another number of channels, or more than 8 bits without a rule.
+    """
+    if path.suffix.lower() == ".npy":
+        return _read_array_image(path, rules)
+    if rules.channels not in MODE_OF_CHANNELS:
+        raise UserError(
+            f"{path}: data.channels={rules.channels} needs .npy images (H, W, {rules.channels}); "
+            f"image files give {', '.join(str(count) for count in MODE_OF_CHANNELS)} channels"
+        )
+    with _opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if _is_sixteen_bit(path, image):
+            values = _reduced_to_eight_bit(path, upright, rules)
+        elif upright.mode in ("I", "F"):
+            raise UserError(f"{path}: pixels of 32 bits (mode {upright.mode}); convert the image to 8 or 16 bits")
+        else:
+            values = upright
+        if values.mode in ("LA", "PA", "P") and rules.channels == 3:
+            values = values.convert("RGBA")
+        pixels = np.array(values.convert(MODE_OF_CHANNELS[rules.channels]))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return the upright (height, width) of an image file without decoding its pixels.
+
+    Raises:
+        UserError: If the file is no image.
+    """
+    if path.suffix.lower() == ".npy":
+        array = _open_array(path)
+        return int(array.shape[0]), int(array.shape[1])
+    with _opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
+    return (width, height) if turned else (height, width)
+
+
+def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tuple[list[str], dict[str, int]]:
+    """Read every pair once, two at a time.
+
+    Returns:
+        One line for each problem, in the order of the pairs; and the number of anti-aliased pixels moved to a
+        neighbouring class, for each file that has any.
+    """
+
+    def check(pair: Pair) -> tuple[list[str], int]:
+        problems: list[str] = []
+        moved = 0
+        shapes: list[tuple[int, ...]] = []
+        try:
+            shapes.append(read_image(pair.image, rules).shape[:2])
+        except UserError as error:
+            problems.append(str(error))
+        try:
+            if pair.mask is not None:
+                mask_index, moved = read_mask(pair.mask, palette, rules.antialiased_masks)
+                shapes.append(mask_index.shape)
+        except UserError as error:
+            problems.append(str(error))
+        if len(shapes) == 2 and shapes[0] != shapes[1]:
+            sizes = " and ".join(f"{height} x {width}" for height, width in shapes)
+            problems.append(
+                f"{pair.image}: image and mask differ in size (height x width: {sizes}); crop one to the other"
+            )
+        return problems, moved
+
+    all_problems: list[str] = []
+    moved_of: dict[str, int] = {}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for pair, (problems, moved) in zip(pairs, pool.map(check, pairs), strict=True):
+            all_problems.extend(problems)
+            if moved:
+                moved_of[str(pair.mask)] = moved
+    return all_problems, moved_of
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: this folder does not exist; check the path")
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _by_stem(paths: list[Path], problems: list[str]) -> dict[str, Path]:
+    path_of: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in path_of:
+            problems.append(f"{path}: {path_of[path.stem].name} in the same folder has the same stem; rename one")
+        else:
+            path_of[path.stem] = path
+    return path_of
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, and turn whatever goes wrong while it is read into a UserError."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from error
+
+
+def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
+    if image.mode.startswith("I;16"):
+        return True
+    # Pillow opens 16-bit colour as 8-bit without a word, so the file itself is asked.
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24:] == b"\x10"
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
+        return 16 in (bits if isinstance(bits, tuple) else (bits,))
+    return False
+
+
+def _reduced_to_eight_bit(path: Path, image: Image.Image, rules: ReadingRules) -> Image.Image:
+    if rules.sixteen_bit is None:
+        raise UserError(
+            f"{path}: a 16-bit image; say how it becomes 8-bit with data.sixteen_bit: full_range (0..65535 -> 0..255) "
+            "or min_max (the image's darkest and brightest value -> 0 and 255)"
+        )
+    if image.mode == "RGB" or image.mode == "RGBA":
+        if rules.sixteen_bit == "full_range":
+            return image  # Pillow has kept the high byte of each value
+        raise UserError(f"{path}: min_max is for grey 16-bit images; use full_range, or save the image as .npy")
+    return Image.fromarray(_scaled_to_eight_bit(np.asarray(image, dtype=np.uint16), rules.sixteen_bit))
+
+
+def _scaled_to_eight_bit(values: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], rule: str) -> UInt8Array:
+    """Map uint16 (...) to uint8 (...), rounded to the nearest; a constant image becomes 0 under min_max."""
+    low, high = (0, 65535) if rule == "full_range" else (int(values.min()), int(values.max()))
+    scale = 255 / max(high - low, 1)
+    return np.asarray(np.rint((values.astype(np.float32) - low) * scale), dtype=np.uint8)
+
+
+def _open_array(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a numpy array ({error}); save it with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or 0 in array.shape:
+        raise UserError(f"{path}: shape {getattr(array, 'shape', None)}; an array image must be (H, W, C)")
+    return array
+
+
+def _read_array_image(path: Path, rules: ReadingRules) -> UInt8Array:
+    array = _open_array(path)
+    if array.shape[2] != rules.channels:
+        raise UserError(
+            f"{path}: {array.shape[2]} channels, but data.channels={rules.channels}; set data.channels to match"
+        )
+    if array.dtype == np.uint8:
+        return np.array(array, dtype=np.uint8)
+    if array.dtype == np.uint16 and rules.sixteen_bit is not None:
+        return _scaled_to_eight_bit(np.asarray(array, dtype=np.uint16), rules.sixteen_bit)
+    raise UserError(
+        f"{path}: values of type {array.dtype}; an array image must be uint8, or uint16 with data.sixteen_bit set to "
+        f"{' or '.join(SIXTEEN_BIT_RULES)}"
+    )
