@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,28 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 TRUNCATED_NORMAL_STD = 0.87962566103423978
 
 
+class FlexUNetSettings(TypedDict):
+    """What a FlexUNet was built with: the arguments of its constructor by name."""
+
+    num_classes: int
+    in_channels: int
+    base_filters: int
+    base_kernel: int
+    num_layers: int
+    dropout: float
+    dilation: int
+    activation: str
+    normalization: bool
+    input_normalize: bool
+
+
 class FlexUNet(nn.Module):
     """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W), any H and W.
 
     Level i = 0 .. num_layers - 1 (the last is the bridge) has ``base_filters * 2**i`` filters, kernels of
     ``max(3, base_kernel - 2 * i)``, a dilation of ``max(1, dilation - i)`` and a dropout rate of ``dropout * i``.
     Layers, order and initialisers are those of TensorFlowFlexUNet, so that weights carry over both ways.
+    ``settings`` keeps the constructor's arguments: ``FlexUNet(**network.settings)`` builds the same network anew.
     """
 
     def __init__(
@@ -96,6 +113,18 @@ class FlexUNet(nn.Module):
                 normalization=normalization,
             )
 
+        self.settings: FlexUNetSettings = {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "base_filters": base_filters,
+            "base_kernel": base_kernel,
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "dilation": dilation,
+            "activation": activation,
+            "normalization": normalization,
+            "input_normalize": input_normalize,
+        }
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.size_multiple = 2**deepest
