@@ -1,0 +1,7 @@
+"""python -m flexunet_pl."""
+
+import sys
+
+from flexunet_pl.cli import main
+
+sys.exit(main())

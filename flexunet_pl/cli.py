@@ -1,0 +1,93 @@
+"""The command line: fit, validate, test and predict through Lightning, the other commands as typed functions."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flexunet_pl import __version__
+from flexunet_pl.errors import UserError, print_user_error, suggestion
+
+TRAINER_COMMANDS = {
+    "fit": "train a model: fit --config configs/demo.yaml",
+    "validate": "score a checkpoint on the validation images, at the working size",
+    "test": "score a checkpoint on the test images, at their own size; writes test_scores.json",
+    "predict": "write the masks of a folder of images: predict --ckpt_path FILE --data.predict_dir DIR --out DIR",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, and the ``module:name`` of the function that does it and returns an exit code.
+
+    Where ``parses_itself``, the function takes the list of arguments; otherwise its typed signature is the command
+    line, or that of the functions in the dictionary of that name.
+    """
+
+    summary: str
+    function: str
+    parses_itself: bool = False
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 for success, 2 for a mistake of the user's."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _show_log()
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return print_user_error(error)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    name = arguments[0]
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name in TRAINER_COMMANDS:
+        trainer_cli = importlib.import_module("flexunet_pl.trainer_cli")
+        return int(trainer_cli.run(arguments))
+    if name in COMMANDS:
+        return _call(name, COMMANDS[name], arguments[1:])
+    known = [*TRAINER_COMMANDS, *COMMANDS]
+    raise UserError(f"unknown command {name!r}; choose from {', '.join(known)}{suggestion(name, known)}")
+
+
+def _call(name: str, command: Command, arguments: list[str]) -> int:
+    module, attribute = command.function.split(":")
+    function: Any = getattr(importlib.import_module(module), attribute)
+    if command.parses_itself:
+        return int(function(arguments))
+    from jsonargparse import auto_cli  # a quarter of a second that `python -m flexunet_pl` alone need not take
+
+    return int(auto_cli(function, args=arguments, prog=f"flexunet_pl {name}", as_positional=True) or 0)
+
+
+def _show_log() -> None:
+    """Show what the package has to say on standard error, as plain lines."""
+    logger = logging.getLogger("flexunet_pl")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+def _overview() -> str:
+    width = max(len(name) for name in [*TRAINER_COMMANDS, *COMMANDS])
+    lines = [f"flexunet_pl {__version__}: train, judge and ship multiclass defect segmentation.", ""]
+    lines += ["usage: python -m flexunet_pl COMMAND [options]; COMMAND --help tells the options", ""]
+    lines += [f"  {name:<{width}}  {summary}" for name, summary in TRAINER_COMMANDS.items()]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)

@@ -1,0 +1,238 @@
+"""The LightningDataModule: from the keys under ``data`` in a config to batches."""
+
+import logging
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning
+from torch.utils.data import DataLoader
+
+from flexunet_pl.data.augment import build_augmentation
+from flexunet_pl.data.dataset import Augment, Sample, SegmentationDataset, as_pairs, collate
+from flexunet_pl.data.layout import Layout, find_palette
+from flexunet_pl.data.samples import Pair, ReadingRules, check_pairs, find_images, find_pairs
+from flexunet_pl.data.samples import image_size as file_size
+from flexunet_pl.data.sampling import EpochBatches, ShardedBatches
+from flexunet_pl.data.sizing import Sizing
+from flexunet_pl.data.synthetic import write_dataset
+from flexunet_pl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ()}
+
+
+class SegmentationDataModule(lightning.LightningDataModule):
+    """Images and masks in folders as batches for training, validation, testing and prediction.
+
+    A batch is ``image`` uint8 (N, C, H, W), ``mask`` uint8 (N, H, W) with 255 = ignore, and ``name``, ``path`` and
+    ``size`` (own height and width), lists of N. Test batches also have ``native_mask`` uint8 (N, H', W').
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        train_images: str | None = None,
+        train_masks: str | None = None,
+        valid_images: str | None = None,
+        valid_masks: str | None = None,
+        test_images: str | None = None,
+        test_masks: str | None = None,
+        predict_dir: str | None = None,
+        palette: dict[str, Any] | str | None = None,
+        image_size: int | tuple[int, int] = 512,
+        resize: str = "stretch",
+        crop_size: int | None = None,
+        channels: int = 3,
+        sixteen_bit: str | None = None,
+        antialiased_masks: bool = False,
+        batch_size: int = 2,
+        num_workers: int = 2,
+        augment: dict[str, Any] | None = None,
+        synthetic_images: int = 0,
+    ) -> None:
+        """Check the settings; nothing is read yet.
+
+        Args:
+            root: Folder with {train,valid,test}/{images,masks} and perhaps palette.yaml.
+            train_images: Folder of the training images, instead of the one in root.
+            train_masks: Folder of the training masks, instead of the one in root.
+            valid_images: Folder of the validation images, instead of the one in root.
+            valid_masks: Folder of the validation masks, instead of the one in root.
+            test_images: Folder of the test images, instead of the one in root.
+            test_masks: Folder of the test masks, instead of the one in root.
+            predict_dir: Folder of the images to predict.
+            palette: Class names and mask colours as an ordered map, background first, with an optional "ignore"; or the
+                path of a YAML file with this map. By default root/palette.yaml.
+            image_size: Working size in pixels, one side of a square or [height, width].
+            resize: How an image gets there: stretch (aspect ignored), keep (longest side, then padded), none.
+            crop_size: Side of the random square crop taken in training, after resizing; none by default.
+            channels: Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or any number with .npy images.
+            sixteen_bit: How 16-bit images become 8-bit: full_range or min_max; without it they are refused.
+            antialiased_masks: Whether blended mask colours are moved to the nearest neighbouring class.
+            batch_size: Images in a batch and process.
+            num_workers: Processes that read and augment; 0 reads in the training process.
+            augment: Joint random changes of training images and masks, from name to options.
+            synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
+
+        Raises:
+            UserError: If a value is out of its range.
+        """
+        super().__init__()
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("synthetic_images", synthetic_images, 0),
+            ("crop_size", crop_size, 1),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"data.{key}={value} must be at least {least}")
+        if synthetic_images and root is None:
+            raise UserError("data.root is not given; name the folder that data.synthetic_images shall be written to")
+        given = {
+            "train_images": train_images,
+            "train_masks": train_masks,
+            "valid_images": valid_images,
+            "valid_masks": valid_masks,
+            "test_images": test_images,
+            "test_masks": test_masks,
+        }
+        self.layout = Layout(
+            root=None if root is None else Path(root),
+            folders={key: Path(folder) for key, folder in given.items() if folder is not None},
+        )
+        self.palette = find_palette(palette, root, synthetic_images)
+        self.rules = ReadingRules(channels, sixteen_bit, antialiased_masks)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.sizing = Sizing(height, width, resize)
+        self.crop_size = None if crop_size is None else (crop_size, crop_size)
+        self.predict_dir = None if predict_dir is None else Path(predict_dir)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment: Augment | None = build_augmentation(augment, self.crop_size)
+        self.synthetic_images = synthetic_images
+
+    @property
+    def training_size(self) -> tuple[int, int] | None:
+        """The (height, width) of a training image, None where it is the file's own."""
+        if self.crop_size is not None:
+            return self.crop_size
+        return None if self.sizing.rule == "none" else (self.sizing.height, self.sizing.width)
+
+    @cached_property
+    def seed(self) -> int:
+        """The seed that Lightning's seed_everything was given, 0 without one."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def prepare_data(self) -> None:
+        """Write the synthetic images if asked for, and check every file of the stage, in one process a machine.
+
+        Raises:
+            UserError: One report of all problems of the data set.
+        """
+        if self.synthetic_images and self.layout.root is not None:
+            size = (self.sizing.height, self.sizing.width)
+            write_dataset(self.layout.root, self.synthetic_images, size, self.seed)
+        splits = SPLITS_OF_STAGE[self._stage()]
+        problems: list[str] = []
+        moved: dict[str, int] = {}
+        for split in splits:
+            try:
+                pairs, found = self._find(split)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            checked, moved_here = check_pairs(pairs, self.palette, self.rules)
+            problems += found + checked
+            moved |= moved_here
+            if not pairs:
+                problems.append(f"{self.layout.split(split)[0]}: no image of the {split} split has a mask")
+        if problems:
+            listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
+            raise UserError(f"{len(problems)} problem{'s'[: len(problems) > 1]} in the data set:\n{listed}")
+        if moved:
+            logger.info(
+                "Anti-aliased masks: %d pixels in %d files were moved to the nearest neighbouring class.",
+                sum(moved.values()),
+                len(moved),
+            )
+
+    def pairs(self, split: str) -> list[Pair]:
+        """Return the pairs of a split, sorted by name.
+
+        Raises:
+            UserError: If a folder does not exist or holds no image.
+        """
+        return self._find(split)[0]
+
+    def dataset(self, pairs: list[Pair], **options: Any) -> SegmentationDataset:
+        """Return these pairs as a data set that reads and resizes as this module does."""
+        return SegmentationDataset(pairs, self.palette, self.rules, self.sizing, **options)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return augmented batches in an order drawn from (seed, epoch)."""
+        dataset = self.dataset(self.pairs("train"), augment=self.augment, seed=self.seed)
+        self._check_sizes(dataset)
+        rank, world_size = self._processes()
+        batches = EpochBatches(len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
+        return self._loader(dataset, batches)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Return the validation batches, masks at the working size."""
+        return self._evaluation_loader(self.dataset(self.pairs("valid")))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Return the test batches, with masks at their own size too."""
+        return self._evaluation_loader(self.dataset(self.pairs("test"), keep_native_mask=True))
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Return the images of ``predict_dir`` without truth."""
+        if self.predict_dir is None:
+            raise UserError("data.predict_dir is not given; name the folder with the images to predict")
+        images = find_images(self.predict_dir)
+        stems = [path.stem for path in images]
+        if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+            raise UserError(
+                f"{self.predict_dir}: {len(twice)} stems are used by two images, first {twice[0]!r}; their masks would "
+                "overwrite each other: rename one of each"
+            )
+        return self._evaluation_loader(self.dataset(as_pairs(images)))
+
+    def _find(self, split: str) -> tuple[list[Pair], list[str]]:
+        return find_pairs(*self.layout.split(split))
+
+    def _stage(self) -> str:
+        return "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
+
+    def _processes(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _check_sizes(self, dataset: SegmentationDataset) -> None:
+        if self.training_size is None and self.batch_size > 1:
+            sizes = {file_size(pair.image) for pair in dataset.pairs}
+            if len(sizes) > 1:
+                raise UserError(
+                    f"data.resize=none with images of {len(sizes)} sizes cannot make batches of {self.batch_size}; set "
+                    "data.crop_size, data.batch_size=1 or another data.resize"
+                )
+
+    def _evaluation_loader(self, dataset: SegmentationDataset) -> DataLoader[Sample]:
+        rank, world_size = self._processes()
+        if len(dataset) < world_size:
+            raise UserError(
+                f"{len(dataset)} images for {world_size} processes; run with --trainer.devices {len(dataset)} or fewer"
+            )
+        # Native sizes differ from image to image.
+        batch_size = 1 if self.sizing.rule == "none" else self.batch_size
+        return self._loader(dataset, ShardedBatches(len(dataset), batch_size, rank=rank, world_size=world_size))
+
+    def _loader(self, dataset: SegmentationDataset, batches: EpochBatches | ShardedBatches) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

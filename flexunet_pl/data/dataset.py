@@ -1,0 +1,110 @@
+"""Pairs of files -> samples and batches."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
+from flexunet_pl.data.samples import Pair, ReadingRules, read_image
+from flexunet_pl.data.sampling import Item
+from flexunet_pl.data.sizing import Sizing
+
+# (image uint8 (C, H, W), mask uint8 (H, W), random numbers, another sample on request) -> the same, changed together.
+Planes = tuple[UInt8Array, UInt8Array]
+Augment = Callable[[UInt8Array, UInt8Array, np.random.Generator, Callable[[], Planes]], Planes]
+Sample = dict[str, Any]
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Samples at the working size, read from disk one by one.
+
+    A sample has ``image`` uint8 (C, H, W), ``name``, ``path``, ``size`` (the image's own height and width), and where
+    there is truth ``mask`` uint8 (H, W), 255 = ignore. With ``keep_native_mask`` it also has ``native_mask`` at the
+    image's own size.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        palette: Palette,
+        rules: ReadingRules,
+        sizing: Sizing,
+        *,
+        augment: Augment | None = None,
+        seed: int = 0,
+        keep_native_mask: bool = False,
+    ) -> None:
+        """Keep what is needed to read sample after sample; nothing is read yet."""
+        self.pairs = list(pairs)
+        self.palette = palette
+        self.rules = rules
+        self.sizing = sizing
+        self.augment = augment
+        self.seed = seed
+        self.keep_native_mask = keep_native_mask
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.pairs)
+
+    def __getitem__(self, item: Item) -> Sample:
+        """Return the sample of ``item`` = (epoch, index); its random changes follow from (seed, epoch, index) alone."""
+        epoch, index = item
+        pair = self.pairs[index]
+        image, native_mask = self.read(pair)
+        sample: Sample = {"name": pair.name, "path": str(pair.image), "size": image.shape[:2]}
+        planes = self.sizing.fit_image(image).transpose(2, 0, 1)
+        if native_mask is None:
+            return sample | {"image": _tensor(planes)}
+        mask_index = self.sizing.fit_mask(native_mask)
+        if self.augment is not None:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            planes, mask_index = self.augment(planes, mask_index, rng, lambda: self._other(rng))
+        sample |= {"image": _tensor(planes), "mask": _tensor(mask_index)}
+        if self.keep_native_mask:
+            sample["native_mask"] = _tensor(native_mask)
+        return sample
+
+    def read(self, pair: Pair) -> tuple[UInt8Array, UInt8Array | None]:
+        """Read a pair at its own size: image uint8 (H, W, C), mask uint8 (H, W) or None where there is no truth."""
+        image = read_image(pair.image, self.rules)
+        if pair.mask is None:
+            return image, None
+        return image, read_mask(pair.mask, self.palette, self.rules.antialiased_masks)[0]
+
+    def _other(self, rng: np.random.Generator) -> Planes:
+        """Return another sample drawn from ``rng``, unaugmented, at the working size."""
+        image, mask_index = self.read(self.pairs[int(rng.integers(len(self.pairs)))])
+        assert mask_index is not None  # noqa: S101  only samples with truth are augmented
+        return self.sizing.fit_image(image).transpose(2, 0, 1), self.sizing.fit_mask(mask_index)
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Stack samples of one size into a batch; native masks are padded with ignore (255) to the largest of the batch."""
+    batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
+    for key in ("image", "mask"):
+        if key in batch:
+            batch[key] = torch.stack(batch[key])
+    if "native_mask" in batch:
+        masks: list[Tensor] = batch["native_mask"]
+        height, width = (max(mask.shape[axis] for mask in masks) for axis in (0, 1))
+        padded = torch.full((len(masks), height, width), IGNORE_INDEX, dtype=torch.uint8)
+        for row, mask in zip(padded, masks, strict=True):
+            row[: mask.shape[0], : mask.shape[1]] = mask
+        batch["native_mask"] = padded
+    return batch
+
+
+def as_pairs(images: Sequence[Path]) -> list[Pair]:
+    """Return image files without truth as pairs."""
+    return [Pair(path.stem, path, None) for path in images]
+
+
+def _tensor(array: UInt8Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

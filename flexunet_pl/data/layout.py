@@ -1,0 +1,79 @@
+"""Where the files of a data set lie, and which palette it has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.synthetic import TILE_PALETTE
+from flexunet_pl.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+PALETTE_FILE = "palette.yaml"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of a data set: ``root/SPLIT/{images,masks}``, each replaceable by a folder of its own.
+
+    Attributes:
+        root: Folder with train, valid and test, or None where all folders are given.
+        folders: Folders given one by one, "train_images" and so on.
+    """
+
+    root: Path | None
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+    def split(self, split: str) -> tuple[Path, Path]:
+        """Return the folders (images, masks) of a split.
+
+        Raises:
+            UserError: If neither data.root nor both folders are given, or a folder does not exist.
+        """
+        found = []
+        for kind in ("images", "masks"):
+            key = f"{split}_{kind}"
+            folder = self.folders.get(key)
+            if folder is None:
+                if self.root is None:
+                    raise UserError(
+                        f"data.{key}: no folder given; set data.root to a folder with {split}/images and "
+                        f"{split}/masks, or give data.{split}_images and data.{split}_masks"
+                    )
+                folder = self.root / split / kind
+            origin = f"data.{key}" if key in self.folders else "data.root"
+            if not folder.is_dir():
+                raise UserError(f"{origin}: the folder {folder} does not exist{self._advice(origin)}")
+            found.append(folder)
+        return found[0], found[1]
+
+    def _advice(self, origin: str) -> str:
+        if origin != "data.root" or self.root is None or self.root.is_dir():
+            return "; check the path"
+        return (
+            f". {self.root} should hold train, valid and test, each with images and masks: unpack the data set of the "
+            "model's repository there, give another place with --data.root, or make a demo data set with "
+            f"`python -m flexunet_pl prepare synthetic {self.root}`"
+        )
+
+
+def find_palette(palette: Mapping[str, Any] | str | None, root: str | None, synthetic_images: int = 0) -> Palette:
+    """Return the palette given as a map or as the path of a YAML file, else the one in ``root/palette.yaml``.
+
+    Raises:
+        UserError: If there is none, or it breaks the rules of a palette.
+    """
+    if isinstance(palette, str):
+        return Palette.load(Path(palette))
+    if palette is not None:
+        return Palette.from_mapping(palette, origin="data.palette")
+    if root is not None and (Path(root) / PALETTE_FILE).is_file():
+        return Palette.load(Path(root) / PALETTE_FILE)
+    if synthetic_images:
+        return Palette.from_mapping(TILE_PALETTE)
+    where = f" and {Path(root) / PALETTE_FILE} does not exist" if root is not None else ""
+    raise UserError(
+        f"data.palette is not given{where}; write the class names and mask colours as a map, background first: "
+        "{background: [0, 0, 0], crack: [0, 0, 255]}"
+    )

@@ -1,0 +1,83 @@
+"""Which samples a batch holds: a function of (seed, epoch) alone, the same for any number of processes."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+# An item of an epoch: (epoch, index), so that a worker can draw what belongs to this sample in this epoch.
+Item = tuple[int, int]
+
+
+class EpochBatches(Sampler[list[Item]]):
+    """Training batches: every index once an epoch in an order drawn from (seed, epoch), shared out over processes.
+
+    Each process takes every ``world_size``-th sample; the order is filled up from its start, so that all processes
+    take the same number of steps.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """Prepare for ``count`` samples; ``weights`` draws them with replacement in that proportion instead."""
+        super().__init__()
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration belongs to; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches of this process."""
+        return math.ceil(math.ceil(self.count / self.world_size) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Yield the batches of the chosen epoch."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is None:
+            order = rng.permutation(self.count)
+        else:
+            order = rng.choice(self.count, size=self.count, p=self.weights / self.weights.sum())
+        filled = np.resize(order, math.ceil(self.count / self.world_size) * self.world_size)
+        mine = [(self.epoch, int(index)) for index in filled[self.rank :: self.world_size]]
+        for start in range(0, len(mine), self.batch_size):
+            yield mine[start : start + self.batch_size]
+
+
+class ShardedBatches(Sampler[list[Item]]):
+    """Evaluation batches: every index exactly once over all processes, in batches that do not depend on their number.
+
+    Lightning's own sampler would fill up with duplicates, and count them.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        """Share ``count`` samples out over ``world_size`` processes; batches shrink until each process has one."""
+        super().__init__()
+        batch_size = min(batch_size, max(1, count // world_size))
+        batches = [
+            [(0, index) for index in range(start, min(start + batch_size, count))]
+            for start in range(0, count, batch_size)
+        ]
+        self.batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        """Return the number of batches of this process."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Yield this process's batches in order."""
+        return iter(self.batches)

@@ -1,0 +1,108 @@
+"""Run folders: where a run writes, and which of its checkpoints a command means."""
+
+import os
+import re
+from pathlib import Path
+
+from flexunet_pl.errors import UserError
+
+RUNS = Path("runs")
+CHECKPOINTS = "checkpoints"
+NAMED_CHECKPOINTS = ("best", "last")
+
+
+def checkpoint_file(run_dir: Path, which: str) -> Path:
+    """Return the path of the checkpoint "best" or "last" of a run folder, whether it exists or not."""
+    return run_dir / CHECKPOINTS / f"{which}.ckpt"
+
+
+def run_for_training(run_dir: str | None, name: str, ckpt_path: str | None) -> tuple[Path, Path | None]:
+    """Return the folder that fit shall write to, and the checkpoint to resume from if any.
+
+    Args:
+        run_dir: The folder asked for, or None: the next free ``runs/NAME-N``, or the newest to resume.
+        name: NAME, from the config.
+        ckpt_path: None, "last", "best", or a file.
+
+    Raises:
+        UserError: If the checkpoint does not exist, or the folder holds another run that would be overwritten.
+    """
+    if ckpt_path in NAMED_CHECKPOINTS:
+        folder = Path(run_dir) if run_dir is not None else newest_run(name)
+        return folder, _existing(checkpoint_file(folder, ckpt_path))
+    folder = Path(run_dir) if run_dir is not None else next_run(name)
+    if run_dir is not None and checkpoint_file(folder, "last").is_file() and not _is_started_by_fit():
+        raise UserError(
+            f"{folder}: this run folder already holds a run; go on with it by --ckpt_path last, or choose another "
+            "--run_dir"
+        )
+    return folder, None if ckpt_path is None else _existing(Path(ckpt_path))
+
+
+def run_for_evaluation(run_dir: str | None, name: str, ckpt_path: str | None) -> tuple[Path, Path]:
+    """Return the folder that validate, test and predict shall write to, and the checkpoint they use.
+
+    Without a checkpoint it is the best one of the run folder, or of the newest run of that name. The folder of a
+    checkpoint that lies in a run folder is this run folder.
+
+    Raises:
+        UserError: If there is no such checkpoint.
+    """
+    if ckpt_path is None or ckpt_path in NAMED_CHECKPOINTS:
+        folder = Path(run_dir) if run_dir is not None else newest_run(name)
+        return folder, _existing(checkpoint_file(folder, ckpt_path if ckpt_path is not None else "best"))
+    checkpoint = _existing(Path(ckpt_path))
+    if run_dir is not None:
+        return Path(run_dir), checkpoint
+    if checkpoint.parent.name == CHECKPOINTS:
+        return checkpoint.parent.parent, checkpoint
+    return next_run(name), checkpoint
+
+
+def newest_run(name: str) -> Path:
+    """Return the existing ``runs/NAME-N`` with the largest N.
+
+    Raises:
+        UserError: If there is none.
+    """
+    numbers = _numbers(name)
+    if not numbers:
+        raise UserError(f"{RUNS / name}-1: no run of this name yet; say which one with --run_dir or --ckpt_path FILE")
+    return RUNS / f"{name}-{max(numbers)}"
+
+
+def next_run(name: str) -> Path:
+    """Return the first ``runs/NAME-N`` after all existing ones, the same in all processes of a run.
+
+    Raises:
+        UserError: If several processes were started from outside and could not agree on a number.
+    """
+    if (chosen := os.environ.get("FLEXUNET_RUN_DIR")) is not None and _is_started_by_fit():
+        return Path(chosen)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        raise UserError("--run_dir is needed where torchrun or SLURM starts the processes: name one folder for all")
+    return RUNS / f"{name}-{max(_numbers(name), default=0) + 1}"
+
+
+def announce(run_dir: Path) -> None:
+    """Tell the processes that Lightning starts for other devices which folder this run writes to."""
+    os.environ["FLEXUNET_RUN_DIR"] = str(run_dir)
+
+
+def _is_started_by_fit() -> bool:
+    """Return whether Lightning started this process as one of several of a run."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def _numbers(name: str) -> list[int]:
+    folders = RUNS.glob(f"{name}-*") if RUNS.is_dir() else []
+    matches = [re.fullmatch(re.escape(name) + r"-(\d+)", folder.name) for folder in folders]
+    return [int(match[1]) for match in matches if match]
+
+
+def _existing(checkpoint: Path) -> Path:
+    if not checkpoint.is_file():
+        there = sorted(path.name for path in checkpoint.parent.glob("*.ckpt")) if checkpoint.parent.is_dir() else []
+        found = f"; the folder holds {', '.join(there)}" if there else ""
+        raise UserError(f"{checkpoint}: this checkpoint does not exist{found}; check --run_dir and --ckpt_path")
+    return checkpoint

@@ -1,0 +1,238 @@
+"""fit, validate, test and predict: LightningCLI with flat keys, run folders, and errors that tell the repair."""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning
+from jsonargparse import Namespace
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from flexunet_pl import runs
+from flexunet_pl.data.datamodule import SegmentationDataModule
+from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.files import write_text
+from flexunet_pl.training import callbacks
+from flexunet_pl.training.checkpoint import read_checkpoint
+from flexunet_pl.training.task import SegmentationTask
+
+# What the task has to know of the data: task parameter -> key under "data" that it comes from.
+SHARED = {
+    "palette": "palette",
+    "in_channels": "channels",
+    "image_size": "image_size",
+    "resize": "resize",
+    "sixteen_bit": "sixteen_bit",
+}
+PATH_KEYS = (
+    "root",
+    "predict_dir",
+    *(f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one of the four commands; ``arguments`` begin with its name.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        UserError: For a mistake the user can mend.
+    """
+    try:
+        TrainerCLI(arguments)
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the checkpoint does not fit the network that the keys under model describe ({reason})"
+        ) from error
+    return 0
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one message, and which suggests the key that was meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002  jsonargparse's signature
+        """Print ``message`` with a suggestion for each unknown key in it, and exit with 2."""
+        text = " ".join(str(message).split())
+        unknown = re.findall(r"option '([\w.]+)'", text, flags=re.IGNORECASE) + re.findall(r" --([\w.]+)", text)
+        hints = [suggestion(key, self._known_keys() if "." in key else _callback_keys()) for key in unknown]
+        sys.stderr.write(f"error: {text}{''.join(hints)}\n")
+        sys.exit(2)
+
+    def _known_keys(self) -> set[str]:
+        commands = self._subcommands_action
+        parsers = [self] if commands is None else [self, *commands._name_parser_map.values()]
+        return {action.dest for parser in parsers for action in parser._actions}
+
+
+def _callback_keys() -> set[str]:
+    """Return the names of the options of all callbacks and loggers a config may hold, to suggest from."""
+    classes = [*vars(lightning.pytorch.callbacks).values(), *vars(lightning.pytorch.loggers).values()]
+    classes += [member for member in vars(callbacks).values() if inspect.isclass(member)]
+    return {key for member in classes if inspect.isclass(member) for key in inspect.signature(member).parameters}
+
+
+class TrainerCLI(LightningCLI):
+    """LightningCLI for one task and one DataModule."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        """Parse ``arguments``, beginning with the command, and run it."""
+        self.arguments = arguments
+        self.given = {match[1] for word in arguments if (match := re.match(r"--([\w.]+)", word))}
+        super().__init__(
+            SegmentationTask,
+            SegmentationDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False}
+            | {command: {"allow_abbrev": False} for command in self.subcommands()},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:  # noqa: ARG002  Lightning's signature
+        """Parse this object's arguments, not those of the process."""
+        self.config = parser.parse_args(self.arguments)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add trainer, model and data; what the model has to know of the data is not asked for twice."""
+        parser.add_lightning_class_args(lightning.Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        parser.add_class_arguments(SegmentationTask, "model", skip=set(SHARED), instantiate=False)
+        parser.add_class_arguments(SegmentationDataModule, "data", instantiate=False)
+
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder this run writes to; by default the next free runs/NAME-N, NAME being the config's.",
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        # Checkpoints may come from anywhere: never unpickle what is not plain data.
+        parser.set_defaults({"weights_only": True})
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})
+            parser.add_argument("--out", type=str | None, default=None, help="Folder for the predicted masks.")
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Choose run folder and checkpoint; the checkpoint wins over the config files, the command line over both."""
+        command = self.config.subcommand
+        config = self.config[command]
+        self.config_files = [Path(str(path)) for path in config.get("config") or []]
+        name = self.config_files[0].stem if self.config_files else "run"
+        choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
+        self.run_dir, checkpoint = choose(config.run_dir, name, config.ckpt_path)
+        runs.announce(self.run_dir)
+        self._resolve_paths(config)
+        if checkpoint is not None:
+            config.ckpt_path = str(checkpoint)
+            self._take_settings(config, read_checkpoint(checkpoint)["hyper_parameters"])
+        config.run_dir = str(self.run_dir)
+
+    def _resolve_paths(self, config: Namespace) -> None:
+        """Find relative data paths of a config file beside it, unless they exist in the working directory."""
+        for key in PATH_KEYS:
+            path = config.data.get(key)
+            if path is None or f"data.{key}" in self.given or Path(path).exists():
+                continue
+            beside = [file.parent / path for file in self.config_files if (file.parent / path).exists()]
+            if beside:
+                config.data[key] = str(beside[-1])
+
+    def _take_settings(self, config: Namespace, hyper_parameters: dict[str, Any]) -> None:
+        """Overwrite what the config files say by what the checkpoint says, and tell what differed, once."""
+        defaults = self._parser(self.config.subcommand).get_defaults()
+        differences = []
+        for key, value in hyper_parameters.items():
+            group, name = ("data", SHARED[key]) if key in SHARED else ("model", key)
+            place = f"{group}.{name}"
+            if name not in config[group] or any(
+                given == place or given.startswith(place + ".") for given in self.given
+            ):
+                continue
+            before = config[group][name]
+            if before not in (value, defaults[group][name]) and not _same(before, value):
+                differences.append(f"  {place}: {before} in the config, {value} in the checkpoint")
+            config[group][name] = value
+        if differences:
+            self._tell("The checkpoint differs from the config, and wins:", *differences)
+
+    def before_instantiate_classes(self) -> None:
+        """Point everything that writes to the run folder."""
+        config = self.config[self.subcommand]
+        trainer = config.trainer
+        trainer.default_root_dir = str(self.run_dir)
+        trainer.use_distributed_sampler = False
+        if self.subcommand != "fit":
+            trainer.logger = False
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for part, key in [
+            *((part, "save_dir") for part in loggers),
+            *((part, "dirpath") for part in trainer.callbacks or []),
+        ]:
+            place = part.get("init_args", {}).get(key) if isinstance(part, Namespace) else None
+            if place is not None:
+                part.init_args[key] = str(self.run_dir / place)
+
+    def instantiate_classes(self) -> None:
+        """Build the DataModule, the task that fits its data, and the Trainer."""
+        config = self.config[self.subcommand]
+        self.datamodule = SegmentationDataModule(**config.data)
+        shared = {parameter: config.data[key] for parameter, key in SHARED.items()}
+        shared["palette"] = self.datamodule.palette.to_mapping()
+        self.model = SegmentationTask(**shared, **config.model)
+        writers: list[lightning.Callback] = [callbacks.ScoreWriter()]
+        if self.subcommand == "predict":
+            if config.out is None:
+                raise UserError("--out is not given; name the folder for the predicted masks")
+            writers.append(callbacks.PredictionWriter(Path(config.out)))
+        self.trainer_defaults["callbacks"] = writers
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.trainer = self.instantiate_trainer()
+
+    def before_fit(self) -> None:
+        """Keep the whole config in the run folder."""
+        text = self._parser("fit").dump(self.config["fit"], skip_none=False)
+        rank_zero_only(write_text)(self.run_dir / "config.yaml", text)
+        self._tell(f"Run folder: {self.run_dir}")
+
+    def after_fit(self) -> None:
+        """Say where the results are."""
+        self._tell(f"Run folder: {self.run_dir}", f"Best checkpoint: {runs.checkpoint_file(self.run_dir, 'best')}")
+
+    def after_test(self) -> None:
+        """Print the path of the scores, last."""
+        self._tell(str(self.run_dir / "test_scores.json"))
+
+    def after_predict(self) -> None:
+        """Say where the masks are."""
+        self._tell(f"Masks: {self.config.predict.out}")
+
+    @staticmethod
+    @rank_zero_only
+    def _tell(*lines: str) -> None:
+        print("\n".join(lines), flush=True)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two settings mean the same: 512 is [512, 512], a tuple is a list, Namespaces are maps."""
+    plain = [value.as_dict() if isinstance(value, Namespace) else value for value in (one, other)]
+    sides = [
+        [value, value] if isinstance(value, int) else list(value) if isinstance(value, tuple) else value
+        for value in plain
+    ]
+    return bool(plain[0] == plain[1] or sides[0] == sides[1])

@@ -1,0 +1,109 @@
+"""Optimizers and learning rate schedules by name."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from flexunet_pl.errors import UserError, suggestion
+
+
+class KerasAdam(torch.optim.Adam):
+    """Adam in the form and with the eps of Keras, on torch's fused kernel.
+
+    Keras: ``w -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)``. Torch adds its eps after dividing sqrt(v)
+    by ``sqrt(1 - b2^t)``; with ``eps / sqrt(1 - b2^t)`` in each step t both are the same.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float = 1e-4, weight_decay: float = 0.0) -> None:
+        """Start with betas 0.9 and 0.999 and Keras' eps of 1e-7."""
+        super().__init__(params, lr=lr, betas=(0.9, 0.999), eps=1e-7, weight_decay=weight_decay, fused=True)
+        for group in self.param_groups:
+            group["keras_eps"] = group["eps"]
+            group["steps"] = 0
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
+        """Do one step; ``closure`` computes the loss again, as for any torch optimizer."""
+        for group in self.param_groups:
+            group["steps"] += 1
+            group["eps"] = group["keras_eps"] / math.sqrt(1 - group["betas"][1] ** group["steps"])
+        loss: float | None = super().step(closure)
+        return loss
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": KerasAdam,
+    "adamw": lambda params, lr, weight_decay: AdamW(params, lr=lr, weight_decay=weight_decay, fused=True),
+    "sgd": lambda params, lr, weight_decay: SGD(params, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True),
+}
+
+
+def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_decay: float) -> Optimizer:
+    """Return the optimizer of that name; weight decay spares biases and normalisation layers.
+
+    Raises:
+        UserError: If the name is unknown or a number is out of its range.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError(f"model.optimizer={name!r}; choose from {', '.join(OPTIMIZERS)}{suggestion(name, OPTIMIZERS)}")
+    if learning_rate <= 0:
+        raise UserError(f"model.learning_rate={learning_rate} must be above 0")
+    if weight_decay < 0:
+        raise UserError(f"model.weight_decay={weight_decay} must be at least 0")
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    return OPTIMIZERS[name]([group for group in groups if group["params"]], lr=learning_rate, weight_decay=weight_decay)
+
+
+def keras_plateau(optimizer: Optimizer, factor: float, patience: int) -> ReduceLROnPlateau:
+    """Return Keras' ReduceLROnPlateau: times ``factor`` after ``patience`` epochs without 1e-4 less loss."""
+    # Torch reduces when more than `patience` epochs were bad, Keras when as many were.
+    return ReduceLROnPlateau(optimizer, factor=factor, patience=patience - 1, threshold=1e-4, threshold_mode="abs")
+
+
+def warm_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
+    """Return a linear rise over ``warmup_steps`` and a half cosine down to 0 at ``total_steps``, step by step."""
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(f"model.warmup_steps={warmup_steps} must be at least 0 and below the run's {total_steps} steps")
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
+    """Return torch's one-cycle schedule up to the optimizer's rate; a rise of ``warmup_steps``, 30 % of all if 0."""
+    share = warmup_steps / total_steps if warmup_steps else 0.3
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=share)
+
+
+# Schedules that change the rate in each step; "constant" and "plateau" do not.
+STEP_SCHEDULES: dict[str, Callable[[Optimizer, int, int], LRScheduler]] = {
+    "cosine": warm_cosine,
+    "one_cycle": one_cycle,
+}
+SCHEDULES = ("constant", "plateau", *STEP_SCHEDULES)
+
+
+def check_schedule(name: str, plateau_factor: float, plateau_patience: int) -> None:
+    """Check the settings of a schedule.
+
+    Raises:
+        UserError: If the name is unknown or a number is out of its range.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"model.schedule={name!r}; choose from {', '.join(SCHEDULES)}{suggestion(name, SCHEDULES)}")
+    if not 0 < plateau_factor < 1:
+        raise UserError(f"model.plateau_factor={plateau_factor} must lie between 0 and 1")
+    if plateau_patience < 1:
+        raise UserError(f"model.plateau_patience={plateau_patience} must be at least 1")
