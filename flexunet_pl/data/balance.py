@@ -1,0 +1,117 @@
+"""Rare classes get their share: class weights for a loss, and image weights for a sampler that draws by class."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import IGNORE_INDEX, Palette
+from flexunet_pl.errors import UserError, suggestion
+
+Counts = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float64]
+
+# Cui et al., Class-Balanced Loss (CVPR 2019): beyond about 1 / (1 - BETA) examples, more of them bring little.
+BETA = 0.999
+
+
+def count_masks(masks: Sequence[Path], palette: Palette, antialiased: bool = False) -> Counts:
+    """Count the pixels of each class in each mask file, one file at a time.
+
+    Returns:
+        int64 (N, K), columns in the palette's order; ignored pixels count nowhere.
+
+    Raises:
+        UserError: If a file cannot be read with this palette.
+    """
+    table = np.zeros((len(masks), len(palette)), dtype=np.int64)
+    for row, path in zip(table, masks, strict=True):
+        mask_index, _ = read_mask(path, palette, antialiased)
+        row[:] = np.bincount(mask_index.reshape(-1), minlength=IGNORE_INDEX + 1)[: len(palette)]
+    return table
+
+
+def median_frequency(counts: Counts) -> Weights:
+    """Weigh a class by the median frequency over its own (Eigen and Fergus, ICCV 2015).
+
+    The frequency of a class is its share of the pixels of those images that show it. A class of median frequency
+    gets 1, rarer ones more, commoner ones less, and a class without pixels 0.
+
+    Args:
+        counts: Pixels of each class in each image, int64 (N, K).
+
+    Returns:
+        float64 (K).
+    """
+    shown = counts > 0
+    around = np.where(shown, counts.sum(axis=1, keepdims=True), 0).sum(axis=0)
+    occurs = around > 0
+    frequency = counts.sum(axis=0)[occurs] / around[occurs]
+    weights = np.zeros(counts.shape[1])
+    weights[occurs] = np.median(frequency) / frequency if occurs.any() else 0
+    return weights
+
+
+def effective_number(counts: Counts, beta: float = BETA) -> Weights:
+    """Weigh a class by one over the effective number of images that show it, (1 - beta^n) / (1 - beta).
+
+    Images are counted, not pixels: pixels of one image are anything but independent examples.
+
+    Args:
+        counts: Pixels of each class in each image, int64 (N, K).
+        beta: 0 weighs all classes alike, near 1 by one over their number of images.
+
+    Returns:
+        float64 (K), with mean 1 over the classes that occur, and 0 for the others.
+    """
+    images = (counts > 0).sum(axis=0)
+    occurs = images > 0
+    weights = np.zeros(counts.shape[1])
+    weights[occurs] = (1 - beta) / (1 - beta ** images[occurs])
+    return weights / weights[occurs].mean() if occurs.any() else weights
+
+
+CLASS_WEIGHTS: dict[str, Callable[[Counts], Weights]] = {
+    "median_frequency": median_frequency,
+    "effective_number": effective_number,
+}
+
+
+def class_weights(rule: str, counts: Counts) -> list[float]:
+    """Return the weight of each class by the rule of this name, from pixels int64 (N, K).
+
+    Raises:
+        UserError: If there is no such rule.
+    """
+    if rule not in CLASS_WEIGHTS:
+        raise UserError(
+            f"class_weights={rule!r}; choose from {', '.join(CLASS_WEIGHTS)}, or give one number for each class"
+            f"{suggestion(rule, CLASS_WEIGHTS)}"
+        )
+    return [float(weight) for weight in CLASS_WEIGHTS[rule](counts)]
+
+
+def image_weights(counts: Counts) -> list[float]:
+    """Return how often to draw each image, so that every class is drawn equally often.
+
+    A draw takes a kind (a foreground class that occurs, or "no foreground at all"), each with the same probability,
+    and then an image of this kind, each with the same probability. An image of several classes collects from each.
+
+    Args:
+        counts: Pixels of each class in each image, int64 (N, K), background first.
+
+    Returns:
+        N probabilities that sum to 1.
+
+    Raises:
+        UserError: If there is no image.
+    """
+    if not len(counts):
+        raise UserError("sampler: there is no image to draw from; check the training folder")
+    foreground = counts[:, 1:] > 0
+    kinds = np.column_stack([foreground, ~foreground.any(axis=1)])
+    images = kinds.sum(axis=0)
+    shares = kinds[:, images > 0] / images[images > 0]
+    return [float(weight) for weight in shares.mean(axis=1)]
