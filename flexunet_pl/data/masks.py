@@ -1,5 +1,6 @@
 """Read a mask file, colour or index PNG or one-hot npz, as class indices; move anti-aliased edges to a class."""
 
+import itertools
 import struct
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from flexunet_pl.errors import UserError
 
 # The public masks of the FlexUNet family have edges up to 4 pixels deep; what lies deeper is no edge.
 EDGE_DEPTH = 5
-# How far, in RGB units, an anti-aliased colour may lie from the straight line between two palette colours.
+# How far, in RGB units, an anti-aliased colour may lie from the nearest mixture of palette colours.
 MIXTURE_TOLERANCE = 40.0
 
 
@@ -132,7 +133,7 @@ def _resolve_edges(
 
     First every pixel whose nearest colour is a neighbour's takes it, as often as that goes on (thin lines have no
     exact colour inside); then the others take the nearest of their neighbours' colours, at most EDGE_DEPTH deep.
-    A colour that is no blend of two palette colours in this image stays unknown.
+    A colour that is no mixture of palette colours in this image stays unknown.
 
     Returns:
         The class indices uint8 (H, W) and bool (H, W) of the pixels that stay unknown.
@@ -172,15 +173,15 @@ def _squared_distance(one: UInt8Array, other: UInt8Array) -> npt.NDArray[np.floa
 
 
 def _distance_to_blends(colors: UInt8Array, present: UInt8Array) -> npt.NDArray[np.float64]:
-    """Return the distance of each colour uint8 (P, 3) from the nearest line between two of ``present`` (K, 3)."""
+    """Return the distance of each colour uint8 (P, 3) from the nearest mixture of up to three of ``present`` (K, 3)."""
     points = colors.astype(np.float64)
-    nearest = np.full(len(points), np.inf)
     ends = present.astype(np.float64)
-    for first in range(len(ends)):
-        for second in range(first, len(ends)):
-            direction = ends[second] - ends[first]
-            length = max(float(direction @ direction), 1.0)
-            along = ((points - ends[first]) @ direction / length).clip(0, 1)
-            off = points - (ends[first] + along[:, None] * direction)
-            nearest = np.minimum(nearest, np.sqrt((off**2).sum(axis=1)))
+    nearest: npt.NDArray[np.float64] = np.sqrt(_squared_distance(colors[:, None], present[None]).min(axis=1))
+    for count in (2, 3):
+        for mixed in itertools.combinations(ends, count):
+            sides = np.stack(mixed[1:], axis=1) - mixed[0][:, None]
+            shares = (points - mixed[0]) @ np.linalg.pinv(sides).T
+            is_mixture = (shares >= 0).all(axis=1) & (shares.sum(axis=1) <= 1)
+            off = np.linalg.norm(points - mixed[0] - shares @ sides.T, axis=1)
+            nearest = np.where(is_mixture, np.minimum(nearest, off), nearest)
     return nearest
