@@ -117,12 +117,11 @@ def scores_from_confusion(confusion: npt.ArrayLike) -> ScoreTable:
     support = [sum(row) for row in matrix]
     predicted = [sum(column) for column in zip(*matrix, strict=True)]
     classes = tuple(_class_scores(*counts) for counts in zip(hits, support, predicted, strict=True))
-    occurring = [scores for scores in classes[1:] if scores.occurs]
     return ScoreTable(
         confusion=tuple(tuple(row) for row in matrix),
         classes=classes,
-        mean_foreground_dice=_mean([scores.dice for scores in occurring]),
-        mean_foreground_iou=_mean([scores.iou for scores in occurring]),
+        mean_foreground_dice=_mean([scores.dice for scores in classes[1:]]),
+        mean_foreground_iou=_mean([scores.iou for scores in classes[1:]]),
         micro_foreground_dice=_class_scores(sum(hits[1:]), sum(support[1:]), sum(predicted[1:])).dice,
         pixel_accuracy=sum(hits) / sum(support) if any(support) else None,
     )
@@ -142,5 +141,6 @@ def _class_scores(hits: int, support: int, predicted: int) -> ClassScores:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are not None, or None."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
