@@ -18,22 +18,22 @@ def crack(scene: Scene) -> BoolArray:
     junction = scene.place(0.6)
     heading = float(rng.uniform(0, 2 * np.pi))
     turns = (0.0, float(rng.uniform(2.6, 3.6))) if rng.random() < 0.3 else (0.0, *rng.uniform((1.7, 3.8), (2.6, 4.6)))
-    # A hairline is 2 pixels wide at 512 x 512, a wide crack 8; a branch is thinner than the main crack.
-    width = float(rng.uniform(0.005, 0.014))
+    # A hairline is 3 pixels wide at 512 x 512, a wide crack 9; a branch is thinner than the main crack.
+    width = float(rng.uniform(0.006, 0.017))
     arms = [
         _wander(scene, junction, heading + turn, width * (0.55 if branch == 2 else 1))
         for branch, turn in enumerate(turns)
     ]
-    shoulder = scene.lines(arms, widen=1.9, smallest=1.6)
-    core = scene.lines(arms, widen=1.0, smallest=0.9)
+    shoulder = scene.lines(arms, widen=1.9, smallest=2.6)
+    core = scene.lines(arms, widen=1.0, smallest=1.7)
     scene.paint(0.6 * shoulder, (92, 84, 76))
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         scene.paint(core, (150, 138, 122))
-        scene.paint(scene.lines(arms, widen=0.35, smallest=0.5), (52, 44, 40))
+        scene.paint(scene.lines(arms, widen=0.35, smallest=0.6), (52, 44, 40))
     else:
-        depth = rng.uniform(14, 46)
+        depth = rng.uniform(12, 38)
         scene.paint(core, (depth + 3, depth, depth))
-    mask = scene.lines(arms, widen=1.5, smallest=1.4) > 0.45
+    mask = scene.lines(arms, widen=1.5, smallest=2.0) > 0.45
     if rng.random() < 0.3:
         along, across = scene.turned(junction, 0)
         distance = np.hypot(along, across) + np.float32(0.01) * scene.noise(0.006)
@@ -72,8 +72,8 @@ def gray_stroke(scene: Scene) -> BoolArray:
     rng = scene.rng
     angle = float(rng.uniform(0, np.pi))
     along, across = scene.turned(scene.place(REACH), angle)
-    half_length = np.float32(rng.uniform(0.02, 0.17))
-    radius = np.float32(rng.uniform(0.045, 0.085))
+    half_length = np.float32(rng.uniform(0.02, 0.19))
+    radius = np.float32(rng.uniform(0.05, 0.095))
     bent = across - np.float32(rng.uniform(-1.6, 1.6)) * along**2
     distance = np.hypot(np.maximum(np.abs(along) - half_length, 0), bent) - radius
     distance += np.float32(0.014) * scene.noise(0.02) + np.float32(0.012) * scene.noise(0.006, angle, stretch=3)
@@ -81,8 +81,8 @@ def gray_stroke(scene: Scene) -> BoolArray:
     grain = scene.noise(0.003, angle + float(rng.uniform(0.3, 1.2)), stretch=2)
     # Crayon sticks to the heights of the surface, least near the edge of the stroke.
     cover = inside * np.clip(np.float32(rng.uniform(0.75, 0.95)) + 0.16 * grain, 0, 1)
-    shade = float(rng.uniform(44, 58)) + 11 * scene.noise(0.002)
-    scene.paint(cover, shade[..., None] + np.array([-1.5, 0.5, 2], dtype=np.float32))
+    shade = float(rng.uniform(38, 54)) + 11 * scene.noise(0.002)
+    scene.paint(cover, shade[..., None] + np.array([-2, 0, 3], dtype=np.float32))
     return inside > 0.5
 
 
