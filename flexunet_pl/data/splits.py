@@ -14,8 +14,9 @@ DEFECT_FREE = "(defect-free)"
 SPLIT_PRIORITY = ("train", "test", "valid")
 # Swapping looks at all pairs of groups; with more groups than this, moving one at a time is fine enough.
 MOST_GROUPS_TO_SWAP = 250
-# A class missing in a part outweighs any misfit of sizes, which outweighs any unevenness of classes.
-WEIGHT_MISSING, WEIGHT_SIZE = 1e9, 1e6
+# A class missing where it has sources for every part outweighs any misfit of sizes; that outweighs a class of few
+# sources missing where it should be; and that any unevenness.
+WEIGHT_MISSING, WEIGHT_SIZE, WEIGHT_MISSING_RARE = 1e9, 1e6, 1e3
 # Unevenness is a sum of squared shares: one image of a class of a hundred is 1e-4, and less is not worth a move.
 LEAST_GAIN = 1e-4
 
@@ -62,9 +63,9 @@ def split_groups(
 ) -> dict[str, str]:
     """Deal groups out to splits.
 
-    In this order: every class with as many groups as there are splits is in each of them, one with fewer in the
-    first of train, test, valid; the number of images is met within the size of the largest group; the images of
-    every class are shared out in the same proportion.
+    In this order: no split is empty, and every class with as many groups as there are splits is in each of them; the
+    number of images is met within the size of the largest group; a class with fewer groups is in the first of train,
+    test, valid; the images of every class are shared out in the same proportion.
 
     Args:
         groups: Each with a unique name.
@@ -142,10 +143,12 @@ class _Deal:
         self.target: Floats = np.outer(shares, self.counts.sum(axis=0))
         self.scale = np.maximum(self.counts.sum(axis=0), 1)
         self.largest = self.counts[:, -1].max(initial=0)
-        self.required = np.zeros((len(shares), len(labels)), dtype=bool)
-        for column, sources in enumerate(self.shows.sum(axis=0)):
-            if sources >= len(shares) or not only_full:
-                self.required[priority[: int(sources)], column] = True
+        self.required: Floats = np.zeros_like(self.target)
+        for column, sources in enumerate((self.counts > 0).sum(axis=0)):
+            if sources >= len(shares):
+                self.required[:, column] = WEIGHT_MISSING
+            elif not only_full:
+                self.required[priority[: int(sources)], column] = WEIGHT_MISSING_RARE
         self.part_of = np.full(len(ordered), -1)
 
     def greedy(self, rng: np.random.Generator, fixed: Mapping[int, int]) -> None:
@@ -170,7 +173,7 @@ class _Deal:
                 need = self.target - held
                 urgent = need[:, column].copy()
                 if column >= 0:
-                    bare = self.required[:, column] & (held[:, column] == 0)
+                    bare = (self.required[:, column] > 0) & (held[:, column] == 0)
                     if bare.sum() >= len(queue) - place:
                         urgent[~bare] = -np.inf
                 give(int(index), int(np.lexsort((need[:, -1], urgent))[-1]))
@@ -230,8 +233,8 @@ class _Deal:
     def _cost(self, parts: npt.NDArray[np.int64], held: Floats) -> Floats:
         """Return the cost (N) of parts (N), numbers of parts, that hold ``held`` (N, K + 1)."""
         off = held - self.target[parts]
-        missing = (self.required[parts] & (held[:, :-1] < 0.5)).sum(axis=1)
+        missing = (self.required[parts] * (held < 0.5)).sum(axis=1)
         misfit = np.maximum(np.abs(off[:, -1]) - self.largest, 0) / self.scale[-1]
         uneven: Floats = ((off / self.scale) ** 2).sum(axis=1)
-        uneven += missing * WEIGHT_MISSING + misfit * WEIGHT_SIZE
+        uneven += missing + misfit * WEIGHT_SIZE
         return uneven

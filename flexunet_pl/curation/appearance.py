@@ -1,0 +1,117 @@
+"""What a picture looks like, whatever its exposure: perceptual hashes, a thumbnail, and how alike two of them are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from flexunet_pl.data.palette import UInt8Array
+
+HASH_SIDE = 16
+HASH_PICTURE = 64
+THUMBNAIL = 96
+ORIENTATIONS = 8
+# Grey levels; a picture with less contrast looks like every other such picture.
+LEAST_CONTRAST = 1.0
+# Two sides that differ by less come from one camera at one scale.
+SAME_SCALE = 1.15
+LARGEST_SHIFT = THUMBNAIL // 10
+FRAME = THUMBNAIL + THUMBNAIL // 4
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What a picture looks like.
+
+    Attributes:
+        bits: Hashes of the picture in its eight orientations, bool (8, 256); empty (0, 256) for a blank picture.
+        thumbnail: Grey uint8 (H, W), longest side at most 96.
+        size: The picture's own (height, width).
+    """
+
+    bits: npt.NDArray[np.bool_]
+    thumbnail: UInt8Array
+    size: tuple[int, int]
+
+
+def appearance_of(image: UInt8Array) -> Appearance:
+    """Return what an image uint8 (H, W, C) looks like."""
+    picture = Image.fromarray(np.ascontiguousarray(image[..., :3] if image.shape[2] >= 3 else image[..., 0]))
+    scale = min(1.0, THUMBNAIL / max(picture.size))
+    # Averaging whole blocks first is several times as fast, and leaves enough for a good filter.
+    reduced = picture.reduce(max(1, max(picture.size) // (2 * THUMBNAIL))).convert("L")
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    thumbnail = np.asarray(reduced.resize((width, height), Image.Resampling.LANCZOS))
+    bits = np.zeros((0, HASH_SIDE**2), dtype=bool)
+    if thumbnail.std() >= LEAST_CONTRAST:
+        square = reduced.resize((HASH_PICTURE, HASH_PICTURE), Image.Resampling.LANCZOS)
+        levels = _evened(np.asarray(square), sigma=8, floor=2) * 50 + 128
+        turned = orientations(levels.clip(0, 255).astype(np.uint8))
+        hashes = [imagehash.phash(Image.fromarray(levels), hash_size=HASH_SIDE).hash for levels in turned]
+        bits = np.stack(hashes).reshape(ORIENTATIONS, -1)
+    return Appearance(bits, thumbnail, (image.shape[0], image.shape[1]))
+
+
+def orientations(array: UInt8Array) -> Iterator[UInt8Array]:
+    """Yield uint8 (H, W) in its eight orientations: four that keep the shape, starting with itself, four turned."""
+    for upright in (array, array.T):
+        for vertical in (1, -1):
+            for horizontal in (1, -1):
+                yield np.ascontiguousarray(upright[::vertical, ::horizontal])
+
+
+def likeness(one: Appearance, other: Appearance, orientation: int = 0) -> float:
+    """Return the correlation -1..1 of the fine structure of two pictures, the second in this orientation.
+
+    Slow changes of brightness and local contrast are taken out, and a shift of up to a tenth of the side is allowed.
+    Pictures of nearly one size are compared at one scale, others stretched to a square.
+    """
+    turned = list(orientations(other.thumbnail))[orientation]
+    other_size = other.size if orientation < ORIENTATIONS // 2 else other.size[::-1]
+    sizes = np.array([one.size, other_size], dtype=np.float64)
+    if (sizes.max(axis=0) / sizes.min(axis=0)).max() <= SAME_SCALE:
+        scale = THUMBNAIL / max(sizes.max(), THUMBNAIL)
+        shapes = np.maximum(1, np.rint(sizes * scale)).astype(int)
+    else:
+        shapes = np.full((2, 2), THUMBNAIL)
+    first, second = (
+        _evened(_resized(thumbnail, shape), sigma=3, floor=1.5)
+        for thumbnail, shape in zip((one.thumbnail, turned), shapes.tolist(), strict=True)
+    )
+    return _correlation(first, second)
+
+
+def _resized(grey: UInt8Array, shape: list[int]) -> UInt8Array:
+    if list(grey.shape) == shape:
+        return grey
+    return np.asarray(Image.fromarray(grey).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
+def _evened(grey: UInt8Array, sigma: float, floor: float) -> Floats:
+    """Take slow brightness and local contrast out of grey uint8 (H, W); what is below ``floor`` levels fades."""
+    values = grey.astype(np.float32)
+    detail = values - gaussian_filter(values, sigma)
+    spread = np.sqrt(gaussian_filter(detail**2, sigma)) + floor
+    return np.asarray(detail / spread, dtype=np.float32)
+
+
+def _correlation(first: Floats, second: Floats) -> float:
+    """Return the correlation of two arrays (H, W) over what they share at the best shift."""
+    spectrum = np.fft.rfft2(first, (FRAME, FRAME)) * np.conj(np.fft.rfft2(second, (FRAME, FRAME)))
+    shifts = np.arange(-LARGEST_SHIFT, LARGEST_SHIFT + 1)
+    by_shift = np.fft.irfft2(spectrum, (FRAME, FRAME))[np.ix_(shifts, shifts)]
+    down, right = (int(shifts[place]) for place in np.unravel_index(by_shift.argmax(), by_shift.shape))
+    height = min(first.shape[0] - max(down, 0), second.shape[0] - max(-down, 0))
+    width = min(first.shape[1] - max(right, 0), second.shape[1] - max(-right, 0))
+    if height < 1 or width < 1:
+        return 0.0
+    one = first[max(down, 0) :, max(right, 0) :][:height, :width]
+    other = second[max(-down, 0) :, max(-right, 0) :][:height, :width]
+    energy = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / energy if energy > 0 else 0.0

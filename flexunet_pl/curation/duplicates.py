@@ -1,0 +1,159 @@
+"""Find pictures that show the same thing under different names: a perceptual hash proposes, a correlation decides.
+
+Exposure, a slightly other crop, size, mirroring and right-angle turns do not hide a picture from this search; a strong
+warp or a free rotation does. The limits were chosen on the magnetic-tile pictures, see docs/data.md.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from flexunet_pl.curation.appearance import HASH_SIDE, ORIENTATIONS, Appearance, likeness
+
+# Of 256 bits; unrelated pictures differ in 128 with a standard deviation of 8.
+MOST_DIFFERENT_BITS = 80
+LEAST_LIKENESS = 0.6
+# Where parts lie in one pose, all pictures are alike though they show different parts. If alike pictures make one
+# group out of this share of all groups (and more than so many), only practically identical ones count.
+LARGEST_SHARE, LARGEST_COUNT = 0.25, 24
+IDENTICAL_LIKENESS = 0.97
+# Of each picture's candidates the nearest ones are looked at.
+CANDIDATES_EACH = 12
+ROWS_AT_ONCE = 256
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What the search found.
+
+    Attributes:
+        pairs: (first, second, likeness 0..1) by position, sorted; first < second. Not every pair of alike pictures:
+            enough of them to lead from each picture to all that are alike.
+        look_alikes: How many pictures are so alike in pose that duplicates cannot be told from different parts.
+    """
+
+    pairs: list[tuple[int, int, float]]
+    look_alikes: int
+
+
+class Gallery:
+    """The appearances of many pictures: hashes in memory (256 bytes each), thumbnails in a temporary file."""
+
+    def __init__(self) -> None:
+        """Open the temporary file, which vanishes with the gallery."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
+        self._bits: list[npt.NDArray[np.uint8]] = []
+        self._places: list[tuple[int, tuple[int, ...], tuple[int, int]]] = []
+
+    def __enter__(self) -> Self:
+        """Return the gallery."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the temporary file."""
+        self._file.close()
+
+    def add(self, appearance: Appearance | None) -> None:
+        """Append a picture; None (one that could not be read) resembles nothing."""
+        if appearance is None:
+            appearance = Appearance(np.zeros((0, HASH_SIDE**2), dtype=bool), np.zeros((0, 0), dtype=np.uint8), (0, 0))
+        self._bits.append(np.packbits(appearance.bits, axis=1))
+        self._places.append((self._file.seek(0, 2), appearance.thumbnail.shape, appearance.size))
+        self._file.write(appearance.thumbnail.tobytes())
+
+    def near_duplicates(self, groups: Sequence[str]) -> NearDuplicates:
+        """Find alike pictures of different groups; ``groups`` has the name of each picture's group."""
+        found: dict[tuple[int, int], float] = {}
+        joined = Joined(groups)
+        for first, second, orientation in self._candidates(groups):
+            if joined.top(groups[first]) != joined.top(groups[second]):
+                value = likeness(self._appearance(first), self._appearance(second), orientation)
+                if value >= LEAST_LIKENESS:
+                    found[first, second] = value
+                    joined.join(groups[first], groups[second])
+        crowd = _crowd(groups, joined)
+        pairs = [
+            (first, second, round(value, 3))
+            for (first, second), value in sorted(found.items())
+            if first not in crowd or value >= IDENTICAL_LIKENESS
+        ]
+        return NearDuplicates(pairs, len(crowd))
+
+    def _appearance(self, index: int) -> Appearance:
+        place, shape, size = self._places[index]
+        self._file.seek(place)
+        thumbnail = np.frombuffer(self._file.read(int(np.prod(shape))), dtype=np.uint8).reshape(shape)
+        return Appearance(np.unpackbits(self._bits[index], axis=1).astype(bool), thumbnail, size)
+
+    def _candidates(self, groups: Sequence[str]) -> list[tuple[int, int, int]]:
+        """Return (first, second, orientation of the second) of different groups with near hashes, nearest first."""
+        places = np.array([index for index, bits in enumerate(self._bits) if len(bits)], dtype=np.int64)
+        if len(places) < 2:
+            return []
+        packed = np.stack([self._bits[index] for index in places])
+        number = {group: value for value, group in enumerate(dict.fromkeys(groups))}
+        ids = np.array([number[groups[index]] for index in places])
+        first, second, orientation, distance = (np.concatenate(part) for part in zip(*_near(packed, ids), strict=True))
+        order = np.lexsort((second, first, distance))
+        columns = (places[first[order]], places[second[order]], orientation[order])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+class Joined:
+    """Groups that become one, two at a time; a joined group bears the name of its first in alphabetical order."""
+
+    def __init__(self, groups: Iterable[str]) -> None:
+        """Begin with every group on its own."""
+        self._above = {group: group for group in groups}
+
+    def top(self, group: str) -> str:
+        """Return the name of what a group has become."""
+        while self._above[group] != group:
+            self._above[group] = self._above[self._above[group]]
+            group = self._above[group]
+        return group
+
+    def join(self, one: str, other: str) -> None:
+        """Make two groups one."""
+        low, high = sorted((self.top(one), self.top(other)))
+        self._above[high] = low
+
+
+def _crowd(groups: Sequence[str], joined: Joined) -> set[int]:
+    """Return the positions of pictures whose joined group has too many parts to be one thing seen several times."""
+    parts = Counter(joined.top(group) for group in set(groups))
+    limit = max(LARGEST_COUNT, LARGEST_SHARE * len(set(groups)))
+    return {position for position, group in enumerate(groups) if parts[joined.top(group)] > limit}
+
+
+def _near(packed: npt.NDArray[np.uint8], ids: Numbers) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+    """Yield (first, second, orientation, distance) of pairs first < second of different ids with near hashes.
+
+    Args:
+        packed: Hashes in eight orientations, uint8 (N, 8, 32).
+        ids: Numbers of the groups (N).
+    """
+    upright = np.unpackbits(packed[:, 0], axis=1).astype(np.float32)
+    total = upright.sum(axis=1)
+    for start in range(0, len(packed), ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(packed)))
+        distance = np.full((len(rows), len(packed)), np.inf, dtype=np.float32)
+        orientation = np.zeros(distance.shape, dtype=np.int64)
+        for number in range(ORIENTATIONS):
+            turned = np.unpackbits(packed[:, number], axis=1).astype(np.float32)
+            differing = total[rows, None] + turned.sum(axis=1) - 2 * (upright[rows] @ turned.T)
+            orientation[differing < distance] = number
+            np.minimum(distance, differing, out=distance)
+        distance[(np.arange(len(packed)) <= rows[:, None]) | (ids[rows, None] == ids)] = np.inf
+        kept = min(CANDIDATES_EACH, len(packed) - 1)
+        columns = np.argpartition(distance, kept, axis=1)[:, :kept]
+        row, column = np.nonzero(np.take_along_axis(distance, columns, axis=1) <= MOST_DIFFERENT_BITS)
+        second = columns[row, column]
+        yield rows[row], second, orientation[row, second], distance[row, second].astype(np.int64)
