@@ -1,0 +1,120 @@
+"""From the YAML key ``data.augment`` to checked transforms."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flexunet_pl.data.augment.catalogue import CATALOGUE, ORIGINAL_NAMES, PRESETS
+from flexunet_pl.data.augment.crop import Crop
+from flexunet_pl.data.augment.kinds import Transform
+from flexunet_pl.errors import UserError, suggestion
+
+KEY = "data.augment"
+FILLS = ("mirror", "ignore")
+_SETTINGS = ("preset", "crop", "fill")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``data.augment`` asks for.
+
+    Attributes:
+        transforms: The transforms with a probability above 0, by name, in the order in which they act.
+        crop: How the crop is chosen, or None if nothing is said about it.
+        fill: What shows where a transform looks beyond the picture: "mirror" or "ignore".
+    """
+
+    transforms: Mapping[str, Transform]
+    crop: Crop | None
+    fill: str
+
+
+def read_plan(spec: Mapping[str, Any] | None) -> Plan:
+    """Check ``spec``, the value of ``data.augment``, fill in its preset and the defaults.
+
+    Raises:
+        UserError: Naming the key, the value, the rule and the repair.
+    """
+    if spec is None:
+        spec = {}
+    if not isinstance(spec, Mapping):
+        raise UserError(f"{KEY}={spec!r}; it must be a map from transform to options, such as {{hflip: 0.5}}")
+    entries = _with_our_names(spec)
+    preset = _choice("preset", entries.pop("preset", "none"), tuple(PRESETS))
+    fill = _choice("fill", entries.pop("fill", FILLS[0]), FILLS)
+    crop = _build(Crop, "crop", _options("crop", entries.pop("crop"), Crop)) if "crop" in entries else None
+    asked = {name: dict(options) for name, options in PRESETS[preset].items()}
+    for name, value in entries.items():
+        if name not in CATALOGUE:
+            raise UserError(_unknown_transform(name))
+        asked[name] = asked.get(name, {}) | _options(name, value, CATALOGUE[name])
+    transforms = {name: _build(kind, name, asked[name]) for name, kind in CATALOGUE.items() if name in asked}
+    return Plan({name: transform for name, transform in transforms.items() if transform.p > 0}, crop, fill)
+
+
+def _with_our_names(spec: Mapping[str, Any]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for written, value in spec.items():
+        name = ORIGINAL_NAMES.get(str(written), str(written))
+        if name in entries:
+            raise UserError(f"{KEY}.{written}: the same transform is given as {name} too; keep one of them")
+        entries[name] = value
+    return entries
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UserError(f"{KEY}.{name}={value!r}; choose from {_listed(choices)}{suggestion(str(value), choices)}")
+    return str(value)
+
+
+def _options(name: str, value: Any, kind: type[Any]) -> dict[str, Any]:
+    """Return the options of one entry; a bare number stands for the first option, which is the probability."""
+    first = fields(kind)[0].name
+    if isinstance(value, bool):
+        return {} if value else {first: 0}
+    if isinstance(value, int | float):
+        return {first: value}
+    if isinstance(value, Mapping):
+        return {str(option): setting for option, setting in value.items()}
+    raise UserError(
+        f"{KEY}.{name}={value!r}; it must be a map of options or a number for {first}, such as {{{first}: 0.5}}; "
+        "false switches it off"
+    )
+
+
+def _build(kind: type[Any], name: str, options: Mapping[str, Any]) -> Any:
+    """Construct a transform or a crop from checked options."""
+    rules = {option.name: option.metadata["rule"] for option in fields(kind)}
+    checked: dict[str, Any] = {}
+    for option, value in options.items():
+        if option not in rules:
+            raise UserError(
+                f"{KEY}.{name}.{option}: {name} has no such option{suggestion(option, rules)}; it has {_listed(rules)}"
+            )
+        try:
+            checked[option] = rules[option].parse(value)
+        except ValueError:
+            default = next(item.default for item in fields(kind) if item.name == option)
+            raise UserError(
+                f"{KEY}.{name}.{option}={value!r}; it must be {rules[option].wants}; the default is {_yaml(default)}"
+            ) from None
+    return kind(**checked)
+
+
+def _unknown_transform(name: str) -> str:
+    known = [*CATALOGUE, *ORIGINAL_NAMES, *_SETTINGS]
+    return f"{KEY}.{name}: there is no such transform{suggestion(name, known)}; choose from {_listed(CATALOGUE)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _yaml(value: Any) -> str:
+    """Write a default as one writes it in YAML: one number for an interval that is one, brackets for tuples."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(_yaml(item) for item in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}"
