@@ -1,0 +1,600 @@
+"""Segment images with an exported FlexUNet: one file that needs numpy, Pillow and onnxruntime, nothing else.
+
+``Model("model.onnx").predict("photo.jpg").mask_index`` is the class of each pixel, uint8 (H, W), at the photo's size.
+``python infer.py model.onnx photos --out masks`` writes it. OpenVINO and tifffile are imported if they are asked for.
+"""
+
+import argparse
+import contextlib
+import csv
+import glob
+import itertools
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int64]
+Size = tuple[int, int]  # (height, width)
+Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS
+
+METADATA_KEY, METADATA_FORMAT = "flexunet_pl", 1
+OUTPUTS = ("probabilities", "mask")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
+TIFF_BITS_PER_SAMPLE, TIFF_ORIENTATION, TIFF_GREY_RGB_YCBCR = 258, 274, (1, 2, 6)
+MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+RESIZE_RULES = ("stretch", "keep", "none")
+SIXTEEN_BIT_RULES = (None, "full_range", "min_max")
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+EXTRAS = {
+    "colors": "also write the masks as RGB, to DIR/colors",
+    "overlays": "also write the images with the classes painted over them, to DIR/overlays",
+    "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
+}
+SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
+IGNORE_INDEX = 255
+DEFAULT_MAX_PIXELS = 100_000_000
+DEFAULT_OVERLAP = 128  # docs/inference.md has the measurement
+UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
+MASK_TILE, BAND_PIXELS, TIFF_BYTES = 256, 1 << 20, 1 << 24  # TIFF_BYTES are read or written at a time
+CLEAR_LINE = "\r\x1b[K"
+WORKERS = 3  # one image in the engine, one being decoded, one being written
+
+
+class InferenceError(ValueError):
+    """A mistake the user can mend; the message names the file or option, what is wrong, and the repair."""
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what a decoder or an engine raises (dozens of kinds) into an InferenceError that starts with ``what``."""
+    try:
+        yield
+    except InferenceError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InferenceError(f"{what} ({type(error).__name__}: {reason})") from error
+
+
+class Labels(NamedTuple):
+    """What an exported model's metadata says."""
+
+    names: tuple[str, ...]  # of the classes; the position is the class index, the first is the background
+    colors: tuple[tuple[int, int, int], ...]  # (red, green, blue), 0..255, for each name
+    ignore: tuple[int, int, int] | None  # colour of pixels that count nowhere (index 255, never predicted)
+    num_classes: int  # channels K of the probabilities; 1 stands for one sigmoid channel of the second class
+    channels: int  # channels C of an image
+    image_size: Size  # the working size, and how an image gets there:
+    resize: str  # "stretch", "keep" (longest side, then padded) or "none" (native size)
+    sixteen_bit: str | None  # how 16-bit images become 8-bit: "full_range", "min_max", or None, which refuses them
+    size_multiple: int  # tiles start at multiples of this, so that they are pooled like the whole image
+    fixed_size: Size | None  # the only size the network takes, if there is such a limit
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> "Labels":
+        """Read the labels of the model file ``origin``; InferenceError if a fact is missing or malformed."""
+        if METADATA_KEY not in metadata:
+            what = f"{origin}: its metadata has no {METADATA_KEY!r} (class names, palette, sizes)"
+            raise InferenceError(f"{what}; export the checkpoint with python -m flexunet_pl export")
+        with _explained(f"{origin}: its metadata {METADATA_KEY!r} is incomplete or malformed; export it again"):
+            facts = json.loads(metadata[METADATA_KEY])
+            if facts["format"] != METADATA_FORMAT:
+                raise ValueError(f"format {facts['format']} is not {METADATA_FORMAT}, which this program reads")
+            facts["names"] = [str(entry["name"]) for entry in facts["classes"]]
+            facts["colors"] = [tuple(entry["color"]) for entry in facts["classes"]]
+            labels = cls._make(tuple(v) if isinstance(v := facts[name], list) else v for name in cls._fields)
+            if labels.num_classes not in (1, len(labels.names)) or not 2 <= len(labels.names) <= IGNORE_INDEX:
+                raise ValueError(f"num_classes {labels.num_classes} with {len(labels.names)} names of classes")
+            if labels.resize not in RESIZE_RULES or labels.sixteen_bit not in SIXTEEN_BIT_RULES:
+                raise ValueError(f"resize {labels.resize!r} or sixteen_bit {labels.sixteen_bit!r} is unknown")
+            labels.color_table()
+        return labels
+
+    def color_table(self) -> UInt8Array:
+        """Return the colour of each index, uint8 (256, 3); magenta where there is no class."""
+        table = np.full((256, 3), (255, 0, 255), dtype=np.uint8)
+        table[: len(self.colors)] = self.colors
+        table[IGNORE_INDEX] = (255, 255, 255) if self.ignore is None else self.ignore
+        return table
+
+
+def read_image(path: Path, labels: Labels, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
+    """Read an image file as uint8 (H, W, C), 0..255, upright, as in training; InferenceError if it does not fit."""
+    with _explained(f"{path}: cannot be read as an image; replace the file"):
+        if path.suffix.lower() == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.ndim != 3 or 0 in array.shape or array.shape[2] != labels.channels:
+                raise InferenceError(f"{path}: shape {array.shape}; the model takes (H, W, {labels.channels})")
+            _check_pixels(path, array.shape[0], array.shape[1], max_pixels)
+            return _eight_bit(path, array, labels.sixteen_bit)
+        if labels.channels not in MODE_OF_CHANNELS:
+            raise InferenceError(f"{path}: the model takes {labels.channels} channels; give .npy images (H, W, C)")
+        with Image.open(path) as image:
+            _check_pixels(path, image.height, image.width, max_pixels)
+            is_deep = _is_sixteen_bit(path, image)
+            upright = ImageOps.exif_transpose(image)
+            if is_deep and upright.mode.startswith("I"):
+                upright = Image.fromarray(_eight_bit(path, np.asarray(upright, np.uint16), labels.sixteen_bit))
+            elif is_deep and labels.sixteen_bit != "full_range":  # for which Pillow has kept each value's high byte
+                raise InferenceError(f"{path}: a 16-bit colour image, and the model takes 8 bits; convert it")
+            elif upright.mode in ("I", "F"):
+                raise InferenceError(f"{path}: pixels of 32 bits (mode {upright.mode}); convert it to 8 or 16 bits")
+            return _with_channels(upright, labels.channels)
+
+
+def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        what = f"{path}: {height} x {width} pixels to decode at once are more than --max-pixels {max_pixels}"
+        raise InferenceError(f"{what}; raise it for a file you trust, or use a tiled TIFF and --tile")
+
+
+def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
+    if image.format == "PNG":  # Pillow opens 16-bit colour as 8-bit without a word, so the file itself is asked
+        with path.open("rb") as file:
+            return file.read(25)[24:] == b"\x10"
+    bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, 8)
+    return image.mode.startswith("I;16") or 16 in (bits if isinstance(bits, tuple) else (bits,))
+
+
+def _eight_bit(path: Path, values: npt.NDArray[Any], rule: str | None, extremes: Size | None = None) -> UInt8Array:
+    """Map uint8 or uint16 (...) to uint8 (...) by the rule; ``extremes`` are the whole image's if this is a part."""
+    if values.dtype == np.uint8:
+        return np.array(values)
+    if values.dtype != np.uint16 or rule is None:
+        raise InferenceError(f"{path}: values of type {values.dtype}, and the model takes 8 bits; convert it")
+    low, high = (0, 65535) if rule == "full_range" else extremes or (int(values.min()), int(values.max()))
+    return np.asarray(np.rint((values.astype(np.float32) - low) * (255 / max(high - low, 1))), dtype=np.uint8)
+
+
+def _with_channels(image: Image.Image, channels: int) -> UInt8Array:
+    if image.mode in ("LA", "PA", "P"):
+        image = image.convert("RGBA")
+    pixels = np.array(image.convert(MODE_OF_CHANNELS[channels]))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def working_image(image: UInt8Array, labels: Labels) -> tuple[UInt8Array, Size]:
+    """Bring uint8 (H, W, C) to the working size; also return the size of its upper left part that is no padding."""
+    if labels.resize == "none":
+        return image, (image.shape[0], image.shape[1])
+    height, width = filled = labels.image_size
+    if labels.resize == "keep":
+        scale = min(height / image.shape[0], width / image.shape[1])
+        filled = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    # Beyond RGB one channel at a time: Pillow would take a fourth one for alpha and weigh the others with it.
+    parts = [image] if image.shape[2] == 3 else [image[..., i] for i in range(image.shape[2])]
+    resized = [Image.fromarray(part).resize(filled[::-1], Image.Resampling.BILINEAR) for part in parts]
+    padding = ((0, height - filled[0]), (0, width - filled[1]), (0, 0))
+    return np.pad(np.dstack([np.asarray(picture) for picture in resized]), padding, mode="edge"), filled
+
+
+class Tiling(NamedTuple):
+    """Squares of ``side`` pixels that overlap by ``overlap`` or a little more and start at multiples of ``step``."""
+
+    side: int
+    overlap: int
+    step: int = 1
+
+    def along(self, length: int) -> list[tuple[int, int, FloatArray]]:
+        """Return (start, end, weights) of each tile on a side of ``length``; weights add up to 1 at every pixel."""
+        last = math.ceil(max(0, length - self.side) / self.step) * self.step
+        advance = (self.side - self.overlap) // self.step * self.step
+        spans = [(start, min(start + self.side, length)) for start in [*range(0, last, advance), last]]
+        margin = self.overlap * UNBLENDED_SHARE
+        total, ramps = np.zeros(length), []
+        for start, end in spans:
+            place = np.arange(start, end) + 0.5
+            inside = np.minimum(place - start if start else np.inf, end - place if end < length else np.inf)
+            ramps.append(np.clip((inside - margin) / max(self.overlap - 2 * margin, 1e-6), 1e-6, 1.0))
+            total[start:end] += ramps[-1]
+        return [(a, b, (ramp / total[a:b]).astype(np.float32)) for (a, b), ramp in zip(spans, ramps, strict=True)]
+
+
+def tiled_rows(
+    bands: Iterator[UInt8Array], size: Size, predict: Callable[[UInt8Array], FloatArray], tiling: Tiling
+) -> Iterator[FloatArray]:
+    """Segment an image of ``size`` tile by tile, holding only the rows that one row of tiles covers.
+
+    ``bands`` are its rows from top to bottom, uint8 (any number, W, C); ``predict`` maps uint8 (1, h, w, C) to
+    probabilities float32 (1, h, w, K). Yields blended probabilities float32 (rows, W, K), from top to bottom, in an
+    array that the next step overwrites.
+    """
+    tile_rows, columns = tiling.along(size[0]), tiling.along(size[1])
+    tops = [top for top, _, _ in tile_rows] + [size[0]]
+    rows, total = next(bands), np.zeros((0, 0, 0), dtype=np.float32)
+    for (top, bottom, row_weights), next_top in zip(tile_rows, tops[1:], strict=True):
+        while len(rows) < bottom - top:
+            rows = np.concatenate([rows, next(bands)])
+        for left, right, column_weights in columns:
+            probabilities = predict(rows[None, : bottom - top, left:right])[0]
+            if not total.size:
+                total = np.zeros((bottom - top, size[1], probabilities.shape[-1]), dtype=np.float32)
+            weights = row_weights[:, None, None] * column_weights[:, None]
+            total[: bottom - top, left:right] += probabilities * weights
+        yield total[: next_top - top]
+        total[: bottom - next_top] = total[next_top - top : bottom - top]
+        total[bottom - next_top :] = 0
+        rows = rows[next_top - top :]
+
+
+def most_probable(probabilities: FloatArray) -> UInt8Array:
+    """Map probabilities (..., K) to class indices uint8 (...); with K = 1 the second class is what exceeds 0.5."""
+    if probabilities.shape[-1] == 1:
+        return np.asarray(probabilities[..., 0] > 0.5, dtype=np.uint8)
+    return np.asarray(probabilities.argmax(axis=-1), dtype=np.uint8)
+
+
+def highest_probabilities(probabilities: FloatArray) -> FloatArray:
+    """Map probabilities (h, w, K) to the highest one of each class, float32 (K,), or (2,) with K = 1."""
+    if probabilities.shape[-1] == 1:
+        return np.array([1 - probabilities.min(), probabilities.max()], dtype=np.float32)
+    return np.array([probabilities[..., k].max() for k in range(probabilities.shape[-1])], dtype=np.float32)
+
+
+def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """Measure the regions (8-connected) in a mask given as bands of rows uint8 (rows, W), top to bottom.
+
+    Returns for each class index its pixels, its regions, and the pixels of the largest one, each int64 (256,). Between
+    bands only the regions that touch the last row are remembered: memory does not grow with the image.
+    """
+    pixels, regions, largest = (np.zeros(256, dtype=np.int64) for _ in range(3))
+    row_above = np.zeros((0, 0), dtype=np.uint8)
+    open_of_pixel, open_sizes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for band in itertools.chain(bands, [None]):
+        # What is open after the last band is closed by a row of no class.
+        rows = np.full_like(row_above, IGNORE_INDEX) if band is None else band
+        pixels += np.bincount(rows.ravel(), minlength=256)
+        mask = np.concatenate([row_above.reshape(-1, rows.shape[1]), rows])
+        # A run is a stretch of equal pixels in a row; run_of says in which run a pixel lies.
+        starts = np.ones(mask.shape, dtype=bool)
+        starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
+        first = np.flatnonzero(starts)
+        run_of = np.cumsum(starts.ravel()).reshape(mask.shape) - 1
+        sizes = np.diff(first, append=mask.size)
+        # Runs touch straight below, where either starts, and diagonally, where one starts as the other has ended.
+        below = (mask[1:] == mask[:-1]) & (starts[1:] | starts[:-1])
+        corner = starts[1:, 1:] & starts[:-1, 1:]
+        falling = corner & (mask[1:, 1:] == mask[:-1, :-1])
+        rising = corner & (mask[1:, :-1] == mask[:-1, 1:])
+        upper = [run_of[:-1][below], run_of[:-1, :-1][falling], run_of[:-1, 1:][rising]]
+        lower = [run_of[1:][below], run_of[1:, 1:][falling], run_of[1:, :-1][rising]]
+        if len(row_above):  # its runs are joined as they were above, and bring the sizes reached there
+            open_of_run = open_of_pixel[starts[0]]
+            _, chosen, position = np.unique(open_of_run, return_index=True, return_inverse=True)
+            upper.append(np.arange(len(open_of_run)))
+            lower.append(chosen[position])
+            sizes[: len(open_of_run)] = 0
+            sizes[chosen] = open_sizes
+        roots = _connected(len(first), np.concatenate(upper), np.concatenate(lower))
+        sizes = np.bincount(roots, weights=sizes, minlength=len(first)).astype(np.int64)
+        is_open = np.zeros(len(first), dtype=bool)
+        is_open[roots[run_of[-1]]] = True
+        closed = (roots == np.arange(len(first))) & ~is_open
+        classes = mask.ravel()[first[closed]]
+        regions += np.bincount(classes, minlength=256)
+        np.maximum.at(largest, classes, sizes[closed])
+        row_above, open_sizes = mask[-1:].copy(), sizes[is_open]
+        open_of_pixel = (np.cumsum(is_open) - 1)[roots[run_of[-1]]]
+    return pixels, regions, largest
+
+
+def _connected(count: int, one: IndexArray, other: IndexArray) -> IndexArray:
+    """Return for each of ``count`` nodes the smallest node that the edges (one[i], other[i]) connect it with."""
+    parent = np.arange(count)
+    while len(one):
+        np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(grandparent := parent[parent], parent):
+            parent = grandparent
+        one, other = parent[one], parent[other]
+        one, other = one[one != other], other[one != other]
+    return parent
+
+
+def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Sequence[str]) -> tuple[Run, dict[str, str]]:
+    import onnxruntime
+
+    if precision != "fp32":
+        raise InferenceError(f"--precision {precision} needs --engine openvino; onnxruntime runs the model as it is")
+    available = onnxruntime.get_available_providers()
+    chosen = [next((full for full in available if full.lower().startswith(name.lower())), name) for name in providers]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Idle threads that spin take the cores from decoding and writing; docs/inference.md has the figures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=chosen or ["CPUExecutionProvider"])
+    if lost := set(chosen) - set(session.get_providers()):
+        raise InferenceError(f"--providers {', '.join(lost)}: onnxruntime cannot start it; check its libraries")
+    metadata = session.get_modelmeta().custom_metadata_map
+    return lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {"image": images}), strict=True)), metadata
+
+
+def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence[str]) -> tuple[Run, dict[str, str]]:
+    import openvino
+
+    if providers:
+        raise InferenceError("--providers belongs to --engine onnxruntime; leave it out with openvino")
+    core = openvino.Core()
+    network = core.read_model(path)
+    place = ["framework", METADATA_KEY]
+    metadata = {METADATA_KEY: str(network.get_rt_info(place).value)} if network.has_rt_info(place) else {}
+    # Without the hint OpenVINO chooses bf16 by itself on CPUs that have it.
+    settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": str(threads)}
+    compiled = core.compile_model(network, "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
+    return lambda images: compiled({"image": images}), metadata
+
+
+ENGINES = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}
+
+
+class Prediction(NamedTuple):
+    """The class of each pixel of an image, uint8 (H, W), and what it was chosen from."""
+
+    mask_index: UInt8Array
+    probabilities: FloatArray  # (h, w, K), the size at which the network saw the image; with tiles that is (H, W)
+
+
+class Model:
+    """An exported network and its ``labels``; threads may share it."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        engine: str = "onnxruntime",
+        threads: int | None = None,
+        precision: str = "fp32",
+        providers: Sequence[str] = (),
+    ) -> None:
+        """Load an .onnx file or a bundle (a folder with model.onnx) into an engine of ENGINES; None means all cores.
+
+        ``precision`` "bf16" needs openvino; ``providers`` are onnxruntime's, such as "cuda" (empty: the CPU).
+        """
+        path = Path(path) / "model.onnx" if Path(path).is_dir() else Path(path)
+        if not path.is_file():
+            raise InferenceError(f"{path}: no such model; give an .onnx file, or a folder that holds model.onnx")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with _explained(f"{path}: cannot be loaded; is it an ONNX file, copied whole, and {engine} installed?"):
+            self._run, metadata = ENGINES[engine](path, cores if threads is None else threads, precision, providers)
+        self.labels = Labels.from_metadata(metadata, str(path))
+        self._turn = threading.Lock()
+
+    def run(self, images: UInt8Array) -> tuple[FloatArray, UInt8Array]:
+        """Map uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and class indices uint8 (N, H, W)."""
+        height, width = images.shape[1:3]
+        fixed = self.labels.fixed_size or (height, width)
+        if height > fixed[0] or width > fixed[1]:
+            raise InferenceError(f"{height} x {width} pixels, and the network takes {fixed}; use --tile {min(fixed)}")
+        images = np.pad(images, ((0, 0), (0, fixed[0] - height), (0, fixed[1] - width), (0, 0)), mode="edge")
+        with self._turn, _explained(f"the engine failed on {height} x {width} pixels; --tile needs less memory"):
+            outputs = self._run(images)
+        return outputs["probabilities"][:, :height, :width], outputs["mask"][:, :height, :width]
+
+    def tiling(self, side: int, overlap: int | None = None) -> Tiling:
+        """Return tiles that fit this network; overlap None means 128, or a quarter of the side if that is less."""
+        step = self.labels.size_multiple
+        overlap = min(DEFAULT_OVERLAP, side // 4) if overlap is None else overlap
+        if not 0 <= overlap <= side - step:
+            raise InferenceError(f"--tile {side} --overlap {overlap}: the overlap must be within 0..{side - step}")
+        return Tiling(side, overlap, step)
+
+    def predict(self, image: str | Path | UInt8Array, tiling: Tiling | None = None) -> Prediction:
+        """Segment a file or uint8 (H, W, C): whole, at the working size, or in tiles at its native size."""
+        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), self.labels)
+        size = (pixels.shape[0], pixels.shape[1])
+        if tiling is not None:
+            blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run(tile)[0], tiling)
+            probabilities = np.concatenate([block.copy() for block in blocks])
+            return Prediction(most_probable(probabilities), probabilities)
+        working, filled = working_image(pixels, self.labels)
+        probabilities, mask_index = self.run(working[None])
+        mask = Image.fromarray(mask_index[0, : filled[0], : filled[1]]).resize(size[::-1], Image.Resampling.NEAREST)
+        return Prediction(np.asarray(mask), probabilities[0, : filled[0], : filled[1]])
+
+
+def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
+    """Decode a tifffile page one row of its tiles or strips at a time, (rows, W) or (rows, W, samples)."""
+    height, width, (band_height, tile_width) = page.imagelength, page.imagewidth, page.chunks[:2]
+    segments = page.segments(maxworkers=1, buffersize=TIFF_BYTES)
+    for top in range(0, height, band_height):
+        band = np.zeros((min(band_height, height - top), width, page.samplesperpixel), dtype=page.dtype)
+        for segment, (*_, left, _), _ in itertools.islice(segments, math.ceil(width / tile_width)):
+            if segment is not None:
+                band[:, left : left + tile_width] = segment[0, : len(band), : width - left]
+        yield band[..., 0] if page.samplesperpixel == 1 else band
+
+
+def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pixels: int) -> list[Any]:
+    """Segment a TIFF in tiles into a TIFF; in memory are only the rows that one row of tiles covers."""
+    with _explained("TIFF with --tile needs tifffile; pip install tifffile imagecodecs"):
+        import tifffile
+    labels = model.labels
+    highest = np.zeros(len(labels.names), dtype=np.float32)
+    with _whole(target) as temporary, _explained(f"{path}: cannot be segmented"), tifffile.TiffFile(path) as file:
+        page: Any = file.pages.first
+        height, width = size = page.imagelength, page.imagewidth
+        is_plain = page.dtype == np.uint8 or (page.dtype == np.uint16 and page.samplesperpixel == 1)
+        is_plain = is_plain and page.planarconfig == 1 and page.photometric in TIFF_GREY_RGB_YCBCR
+        if not is_plain or labels.channels not in MODE_OF_CHANNELS or page.tags.valueof(TIFF_ORIENTATION, 1) != 1:
+            raise InferenceError(f"{path}: --tile reads upright TIFF, grey (8 or 16 bits) or RGB (8 bits); convert it")
+        _check_pixels(path, page.chunks[0], width, max_pixels)
+        needs_extremes = page.dtype == np.uint16 and labels.sixteen_bit == "min_max"
+        ends = [int(end) for band in _tiff_bands(page) for end in (band.min(), band.max())] if needs_extremes else []
+        extremes = (min(ends), max(ends)) if ends else None
+        pictures = (_eight_bit(path, band, labels.sixteen_bit, extremes) for band in _tiff_bands(page))
+        bands = (_with_channels(Image.fromarray(picture), labels.channels) for picture in pictures)
+
+        def mask_tiles() -> Iterator[UInt8Array]:
+            waiting, done = np.zeros((0, width), dtype=np.uint8), 0
+            for block in tiled_rows(bands, size, lambda tile: model.run(tile)[0], tiling):
+                np.maximum(highest, highest_probabilities(block), out=highest)
+                waiting, done = np.concatenate([waiting, most_probable(block)]), done + len(block)
+                if sys.stderr.isatty():
+                    sys.stderr.write(f"{CLEAR_LINE}{path}: {done} of {height} rows")
+                while len(waiting) >= MASK_TILE or (done == height and len(waiting)):
+                    yield from (waiting[:MASK_TILE, left : left + MASK_TILE] for left in range(0, width, MASK_TILE))
+                    waiting = waiting[MASK_TILE:]
+
+        form: dict[str, Any] = {"shape": size, "dtype": np.uint8, "tile": (MASK_TILE, MASK_TILE), "compression": "zlib"}
+        form |= {"photometric": "palette", "colormap": labels.color_table().T.astype(np.uint16) * 257}
+        tifffile.imwrite(temporary, mask_tiles(), bigtiff=height * width > 1 << 31, buffersize=TIFF_BYTES, **form)
+        with tifffile.TiffFile(temporary) as mask_file:
+            return _summary(path, labels, _tiff_bands(mask_file.pages.first), highest)
+
+
+def _summary(path: Path, labels: Labels, bands: Iterable[UInt8Array], highest: FloatArray) -> list[Any]:
+    pixels, regions, largest = (column[: len(labels.names)].tolist() for column in tally(bands))
+    shares = [round(count / sum(pixels), 6) for count in pixels]
+    chances = [round(float(chance), 6) for chance in highest]
+    return list(zip([str(path)] * len(shares), labels.names, pixels, shares, regions, largest, chances, strict=True))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, renamed to it if the block succeeds and removed if not."""
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    try:
+        with _explained(f"{path}: cannot be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """Return the image files that files, folders (without their subfolders) and globs stand for, each once."""
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        given = Path(argument)
+        matches = given.iterdir() if given.is_dir() else map(Path, glob.glob(argument, recursive=True))  # noqa: PTH207
+        images = [path for path in matches if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+        images = [given] if given.is_file() else sorted(path for path in images if path.is_file())
+        if not images:
+            raise InferenceError(f"{argument}: no image ({', '.join(IMAGE_SUFFIXES)}) there; check the path")
+        found |= {path.resolve(): path for path in images}
+    return list(found.values())
+
+
+def mask_paths(files: Sequence[Path], out: Path, tiling: Tiling | None = None) -> list[Path]:
+    """Return where each file's mask goes: named by the stem, or if files share it by as much of the path as needed."""
+    folder = os.path.commonpath([path.resolve().parent for path in files])
+    paths = [path.resolve().relative_to(folder) for path in files]
+    names = [path.stem for path in paths]
+    for longer in ([path.with_suffix("") for path in paths], paths):
+        uses = Counter(name.casefold() for name in names)
+        names = [str(path) if uses[name.casefold()] > 1 else name for path, name in zip(longer, names, strict=True)]
+    suffixes = [".tif" if tiling and path.suffix.lower() in (".tif", ".tiff") else ".png" for path in files]
+    masks = [out / (name + suffix) for name, suffix in zip(names, suffixes, strict=True)]
+    uses = Counter(str(path.resolve()).casefold() for path in [*files, *masks])
+    if clash := [str(mask) for mask in masks if uses[str(mask.resolve()).casefold()] > 1]:
+        raise InferenceError(f"{clash[0]}: is one of the images, or the mask of two; choose another --out")
+    return masks
+
+
+def _save(found: Prediction, image: UInt8Array, colors: UInt8Array, mask: Path, extras: Sequence[str]) -> None:
+    pictures = {"": Image.fromarray(found.mask_index)}
+    pictures[""].putpalette(colors.ravel().tolist())
+    if "colors" in extras:
+        pictures["colors"] = Image.fromarray(colors[found.mask_index])
+    if "overlays" in extras:
+        rgb = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, axis=2)
+        painted = np.where(found.mask_index[..., None] > 0, rgb // 2 + colors[found.mask_index] // 2, rgb)
+        pictures["overlays"] = Image.fromarray(painted)
+    for folder, picture in pictures.items():
+        with _whole(mask.parent / folder / mask.name) as temporary:
+            picture.save(temporary)
+    if "probabilities" in extras:
+        with _whole(mask.parent / "probabilities" / f"{mask.stem}.npz") as temporary:
+            np.savez(temporary, probabilities=found.probabilities)
+
+
+def infer_files(
+    model: Model, files: Sequence[Path], out: Path, extras: Sequence[str], tiling: Tiling | None, max_pixels: int
+) -> int:
+    """Segment files into the folder ``out``, with a summary.csv; say and skip which fail, and return how many."""
+    with _explained(f"--out {out}: cannot be created"):
+        out.mkdir(parents=True, exist_ok=True)
+    masks = mask_paths(files, out, tiling)
+    if extras and any(mask.suffix == ".tif" for mask in masks):
+        raise InferenceError(f"--{extras[0]} needs the whole image at once; leave it out for TIFF with --tile")
+
+    def segment(path: Path, mask: Path) -> list[Any] | InferenceError:
+        try:
+            with _explained(f"{path}: cannot be segmented"):
+                if tiling and mask.suffix == ".tif":
+                    return _segment_tiff(model, path, mask, tiling, max_pixels)
+                image = read_image(path, model.labels, max_pixels)
+                found = model.predict(image, tiling)
+                _save(found, image, model.labels.color_table(), mask, extras)
+                bands = np.array_split(found.mask_index, math.ceil(found.mask_index.size / BAND_PIXELS))
+                return _summary(path, model.labels, bands, highest_probabilities(found.probabilities))
+        except InferenceError as error:
+            return error if str(path) in str(error) else InferenceError(f"{path}: {error}")
+
+    rows, failed, started, clear = [SUMMARY_HEADER], 0, time.monotonic(), CLEAR_LINE if sys.stderr.isatty() else ""
+    with ThreadPoolExecutor(1 if tiling else WORKERS) as pool:
+        for done, result in enumerate(pool.map(segment, files, masks), 1):
+            if isinstance(result, InferenceError):
+                failed += 1
+                sys.stderr.write(f"{clear}error: {result}\n")
+            else:
+                rows += result
+            if clear:
+                sys.stderr.write(f"{clear}{done} of {len(files)} images, {done / (time.monotonic() - started):.2f}/s")
+    sys.stderr.write(f"{clear}{len(files) - failed} of {len(files)} images segmented; masks and summary.csv: {out}\n")
+    with _whole(out / "summary.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    return failed
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InferenceError(f"{message}; --help tells the options")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 1 if an image failed, or 2 after a mistake (printed as ``error: ...``)."""
+    parser = _Parser(prog="infer", description="Segment images with an exported model.")
+    parser.add_argument("model", help="a bundle (a folder with model.onnx), or an .onnx file")
+    parser.add_argument("images", nargs="+", help="image files, folders, or globs in quotes")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for masks and summary.csv")
+    for name, explanation in EXTRAS.items():
+        parser.add_argument(f"--{name}", dest="extras", action="append_const", const=name, default=[], help=explanation)
+    parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="what runs the network")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster, with openvino")
+    parser.add_argument("--providers", type=lambda text: text.split(","), default=(), help="such as cuda,cpu")
+    parser.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
+    parser.add_argument("--tile", type=int, help="segment at native size in tiles of this side, such as 512")
+    parser.add_argument("--overlap", type=int, help=f"how far tiles overlap (default: {DEFAULT_OVERLAP})")
+    parser.add_argument("--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="most pixels to decode at once")
+    pillow_limit = Image.MAX_IMAGE_PIXELS
+    try:
+        options = parser.parse_args(argv)
+        Image.MAX_IMAGE_PIXELS = None  # --max-pixels stands in for it
+        files = find_images(options.images)
+        model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
+        tiling = None if options.tile is None else model.tiling(options.tile, options.overlap)
+        return min(1, infer_files(model, files, options.out, options.extras, tiling, options.max_pixels))
+    except InferenceError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillow_limit
+
+
+if __name__ == "__main__":
+    sys.exit(main())
