@@ -122,7 +122,7 @@ def read_image(path: Path, rules: ReadingRules) -> UInt8Array:
             raise UserError(f"{path}: pixels of 32 bits (mode {upright.mode}); convert the image to 8 or 16 bits")
         else:
             values = upright
-        if values.mode in ("LA", "PA", "P") and rules.channels == 3:
+        if values.mode in ("LA", "PA", "P"):
             values = values.convert("RGBA")
         pixels = np.array(values.convert(MODE_OF_CHANNELS[rules.channels]))
     return pixels if pixels.ndim == 3 else pixels[..., None]
