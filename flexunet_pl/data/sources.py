@@ -16,7 +16,13 @@ _VARIANT = re.compile(
     | distorted_{_NUMBER}_rsigma{_NUMBER}_sigma{_NUMBER}_
     | (?:h|v|hv)flipp?ed_                                  # one of the tools writes a single p
     | rotated_{_NUMBER}_
-    | (?:shrinked|sheared)_(?:-?0[._]\d+_)?                # a ratio below 1, its point often written as underscore
+    | (?:shrinked|sheared)_(?:-?\d+\.\d+_|-?0_\d+_)?       # a ratio, its point often written as underscore
+    | sharpened_{_NUMBER}_
+    | brightened_{_NUMBER}_{_NUMBER}_
+    | augmented_\d+_                                       # a copy changed in any ways at once
+    | sharpened_{_NUMBER}_
+    | brightened_{_NUMBER}_{_NUMBER}_
+    | augmented_\d+_                                       # our own: a copy with all transforms of data.augment
     )(?=.)""",
     re.VERBOSE,
 )
