@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flexunet_pl.errors import UserError
-from flexunet_pl.export.keras_files import MAX_LAYERS
+from flexunet_pl.export.keras_contents import MAX_LAYERS
 from flexunet_pl.export.keras_lambda import Verdict, judge_lambda
 from flexunet_pl.export.keras_layers import KerasLayer, blank_network, keras_layers
 from flexunet_pl.nn.flexunet import FlexUNetSettings

@@ -1,134 +1,128 @@
-"""Open Keras files whoever wrote them: nothing is executed, unpacked to disk or followed into another file."""
+"""Open Keras files whoever wrote them: nothing is executed or followed into another file."""
 
 import contextlib
-import io
 import json
-import math
-import struct
+import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
-
-import h5py
+from typing import Any
 
 from flexunet_pl.errors import UserError
+from flexunet_pl.export import keras_contents
+from flexunet_pl.export.keras_contents import MAX_LAYERS, MAX_TEXT_BYTES
 
 MEBIBYTE = 2**20
-# A FlexUNet of 16 levels has about 250 layers and a configuration of 300 kB.
-MAX_LAYERS = 1000
-MAX_TEXT_BYTES = 4 * MEBIBYTE
 # Keras stores archive members uncompressed; trained weights hardly shrink when somebody packs them again.
 MAX_EXPANSION = 2
 ALWAYS_UNPACKED_BYTES = 64 * MEBIBYTE
+# zipfile unpacks these piece by piece; of bzip2 and LZMA it may have to unpack gigabytes at once.
+BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+ENCRYPTED = 1
 ARCHIVE_START = b"PK\x03\x04"
 CONFIG_MEMBER = "config.json"
 WEIGHTS_MEMBER = "model.weights.h5"
-
-Item: TypeAlias = h5py.Group | h5py.Dataset
+# Listing the largest network takes a tenth of a second of computing; on a busy machine the clock runs longer.
+COMPUTING_SECONDS = 5
+PATIENCE_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class KerasFile:
-    """An open Keras file: the JSON of the model's configuration, where there is one, and the HDF5 with the weights.
+    """An open Keras file.
 
-    ``byte_count`` is the size of the HDF5; no sane set of weights in it is larger.
+    Attributes:
+        config: The parsed JSON of the model's configuration; None in a file of weights only.
+        layout: "names" or "classes", see keras_contents.
+        layers: The layers with weights, as keras_contents lists them.
+        hdf5: The HDF5 file that the weights' offsets count in.
     """
 
     config: object | None
-    weights: h5py.File
-    byte_count: int
+    layout: str
+    layers: list[dict[str, Any]]
+    hdf5: Path
 
 
 @contextlib.contextmanager
 def open_keras_file(path: Path) -> Iterator[KerasFile]:
     """Open ``path``, a .keras archive or an HDF5 file; its content decides, not its name.
 
-    Whatever h5py, zipfile or the reading code inside the block raise about a damaged file becomes a UserError.
+    Whatever zipfile or the reading code inside the block raise about a damaged file becomes a UserError.
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file; give a .keras, .weights.h5 or .h5 file")
     try:
         with path.open("rb") as stream:
             is_archive = stream.read(len(ARCHIVE_START)) == ARCHIVE_START
-        if is_archive:
-            with _open_archive(path) as keras_file:
-                yield keras_file
-        else:
-            with h5py.File(path, "r") as weights:
-                yield KerasFile(_config_in_attributes(weights, path), weights, path.stat().st_size)
+        with _unpacked(path) if is_archive else contextlib.nullcontext((None, path)) as (config, hdf5):
+            answer = _list_contents(hdf5, path)
+            if answer["config"] is not None:
+                config = _parse(answer["config"], path)
+            yield KerasFile(config, answer["layout"], answer["layers"], hdf5)
     except UserError:
         raise
     except (
-        # h5py raises nearly every kind of exception over damaged bytes, and so does code that walks foreign JSON.
+        # What zipfile raises over damaged bytes, and code that walks foreign JSON.
         ArithmeticError,
         AttributeError,
         EOFError,
         LookupError,
-        MemoryError,
         OSError,
         RuntimeError,
         TypeError,
         ValueError,
-        struct.error,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UserError(
-            f"{path} cannot be read as a Keras file ({reason}); it is damaged, cut short or of another kind"
+            f"{path} cannot be read as a Keras file ({type(error).__name__}: {error}); it is damaged, cut short or of "
+            "another kind"
         ) from error
 
 
 @contextlib.contextmanager
-def _open_archive(path: Path) -> Iterator[KerasFile]:
-    with zipfile.ZipFile(path) as archive:
+def _unpacked(path: Path) -> Iterator[tuple[object, Path]]:
+    """Yield the parsed configuration in the archive ``path`` and its HDF5, unpacked under a name of our own."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="keras-") as folder:
         names = archive.namelist()
         if len(names) > MAX_LAYERS:
             raise UserError(f"{path} holds {len(names)} members; a .keras file holds three")
         for name in names:
             if ".." in PurePosixPath(name.replace("\\", "/")).parts or name.startswith(("/", "\\")) or ":" in name:
-                raise UserError(
-                    f"{path} holds a member called {name!r}, outside of the archive; such a file is refused"
-                )
-        config = _parse(_read_member(archive, CONFIG_MEMBER, MAX_TEXT_BYTES, path), path)
+                raise UserError(f"{path} holds a member called {name!r}, which points out of the archive")
+        # Without a number, read() unpacks at once whatever a member holds, beyond the size that it claims.
+        with archive.open(_member(archive, CONFIG_MEMBER, MAX_TEXT_BYTES, path)) as packed:
+            config = _parse(packed.read(MAX_TEXT_BYTES), path)
         limit = max(ALWAYS_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
-        content = _read_member(archive, WEIGHTS_MEMBER, limit, path)
-        with io.BytesIO(content) as stream, h5py.File(stream, "r") as weights:
-            yield KerasFile(config, weights, len(content))
+        hdf5 = Path(folder) / WEIGHTS_MEMBER
+        with archive.open(_member(archive, WEIGHTS_MEMBER, limit, path)) as packed, hdf5.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, MEBIBYTE)
+        yield config, hdf5
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> bytes:
-    """Return the content of the one member ``name``, if it unpacks to ``limit`` bytes at most."""
+def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> zipfile.ZipInfo:
+    """Return the one member ``name``, if it claims to unpack to ``limit`` bytes at most; zipfile unpacks no more."""
     members = [member for member in archive.infolist() if member.filename == name]
     if len(members) != 1:
         found = ", ".join(archive.namelist()[:5])
         raise UserError(f"{path} holds {len(members)} members called {name}, a .keras file one; found: {found}")
-    if members[0].flag_bits & 1:
-        raise UserError(f"{path}: {name} is encrypted; save the model without a password")
+    if members[0].flag_bits & ENCRYPTED or members[0].compress_type not in BOUNDED_COMPRESSIONS:
+        raise UserError(f"{path}: {name} is encrypted or packed by another method than deflate; Keras does neither")
     if members[0].file_size > limit:
         raise UserError(
             f"{path}: {name} claims to unpack to {members[0].file_size} bytes, at most {limit} are accepted here; "
             "Keras stores it uncompressed"
         )
-    return archive.read(members[0])
-
-
-def _config_in_attributes(file: h5py.File, path: Path) -> object | None:
-    """Return the parsed model_config of a whole-model .h5, None for a file of weights only."""
-    if "model_config" not in file.attrs:
-        return None
-    texts = read_texts(file, "model_config", path)
-    if len(texts) != 1:
-        raise UserError(f"{path}: model_config holds {len(texts)} texts, one is needed")
-    return _parse(texts[0], path)
+    return members[0]
 
 
 def _parse(text: str | bytes, path: Path) -> object:
-    if len(text) > MAX_TEXT_BYTES:
-        raise UserError(f"{path}: the model's configuration has {len(text)} bytes, at most {MAX_TEXT_BYTES} are read")
     try:
         config: object = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -136,37 +130,21 @@ def _parse(text: str | bytes, path: Path) -> object:
     return config
 
 
-def read_texts(item: Item, key: str, path: Path) -> list[str]:
-    """Return the attribute ``key`` of ``item``, a text or a list of texts, as a list of str."""
-    if key not in item.attrs:
-        raise UserError(f"{path}: {item.name} has no attribute {key!r}; is this a Keras file?")
-    attribute = item.attrs.get_id(key)
-    # Keras writes an empty list as an empty array of numbers.
-    if attribute.shape == (0,):
-        return []
-    if attribute.shape is None or len(attribute.shape) > 1 or h5py.check_string_dtype(attribute.dtype) is None:
-        raise UserError(f"{path}: attribute {key!r} of {item.name} holds {attribute.dtype}, texts are needed")
-    count = math.prod(attribute.shape)
-    if count > MAX_LAYERS or count * attribute.dtype.itemsize > MAX_TEXT_BYTES:
-        raise UserError(f"{path}: attribute {key!r} of {item.name} lists {count} texts, at most {MAX_LAYERS} are read")
-    value = item.attrs[key]
-    texts = value.tolist() if attribute.shape else [value]
-    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
-
-
-def child(group: h5py.Group, name: str, path: Path) -> Item:
-    """Return the group or dataset that lies at ``name`` (parts joined by "/") in ``group``, inside this very file.
-
-    Soft and external links are refused: they may lead to other places and other files.
-    """
-    item: Item = group
-    for part in name.split("/"):
-        if part in ("", ".", "..") or not isinstance(item, h5py.Group):
-            raise UserError(f"{path}: {name!r} is no place in {group.name}")
-        link = item.get(part, getlink=True)
-        if link is None:
-            raise UserError(f"{path}: {item.name} lacks {part!r}")
-        if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{path}: {part!r} in {item.name} is a {type(link).__name__}, which is not followed")
-        item = item[part]
-    return item
+def _list_contents(hdf5: Path, path: Path) -> dict[str, Any]:
+    """Return what keras_contents lists for the file ``hdf5``; ``path`` is its name in messages."""
+    # -P keeps the script's folder, where rooms are called keras and onnx, off the import path.
+    command = [sys.executable, "-P", keras_contents.__file__, str(hdf5.absolute()), str(COMPUTING_SECONDS)]
+    try:
+        listing = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path} is damaged: the HDF5 library does not come to an end with it") from error
+    if listing.returncode != 0:
+        last_words = listing.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise UserError(
+            f"{path} is damaged: the HDF5 library crashes over it or does not come to an end "
+            f"(exit code {listing.returncode}{': ' if last_words else ''}{last_words})"
+        )
+    answer: dict[str, Any] = json.loads(listing.stdout)
+    if "error" in answer:
+        raise UserError(f"{path}: {answer['error']}")
+    return answer

@@ -196,6 +196,11 @@ def to_torch(array: npt.NDArray[np.float32]) -> Tensor:
     return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Tell whether ``tensor`` is free of NaN and infinities; both survive in the extremes, which cost one pass."""
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
 def count_levels(kernels: int) -> int | None:
     """Return the number of levels of the FlexUNet with ``kernels`` convolutions of any sort, None if there is none."""
     # Two in each of 2n - 1 blocks, n - 1 transposed ones, the head: 5n - 2.

@@ -53,11 +53,11 @@ def read_keras(path: Path, given: Mapping[str, object] | None = None) -> KerasMo
     given = {} if given is None else given
     with open_keras_file(path) as keras_file:
         description = None if keras_file.config is None else describe(keras_file.config, given, path)
-        stored = find_layers(keras_file.weights, path)
+        stored = find_layers(keras_file, path)
         told = dict(settings_from_shapes(stored, path)) if description is None else _told_by(description, stored, path)
         _refuse_contradictions(told, given, path)
         plan = keras_layers(blank_network(_complete(told, {}), path))
-        state_dict = read_weights(stored, plan, keras_file.byte_count, path)
+        state_dict = read_weights(stored, plan, keras_file.hdf5, path)
     return KerasModel(told, state_dict, () if description is None else description.notes)
 
 

@@ -1,22 +1,24 @@
-"""Find the weights in the three layouts of Keras' HDF5 files and read them, once every shape is known to fit."""
+"""Put a Keras file's weights into FlexUNet's order and read them, once every shape is known to fit."""
 
+import dataclasses
+import itertools
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from flexunet_pl.errors import UserError
-from flexunet_pl.export.keras_files import MAX_LAYERS, child, read_texts
+from flexunet_pl.export.keras_files import KerasFile
 from flexunet_pl.export.keras_layers import (
     MAX_LEVELS,
     PLAIN_NAMES,
     WEIGHTS,
     KerasLayer,
-    KerasWeight,
+    all_finite,
     blank_network,
     count_levels,
     keras_layers,
@@ -29,52 +31,85 @@ KIND_OF_PLAIN_NAME = {PLAIN_NAMES[kind]: kind for kind in WEIGHTS}
 
 
 @dataclass(frozen=True)
-class StoredLayer:
-    """The weights of one layer in a file: Keras' class, the model's name for the layer if known, and the datasets."""
+class StoredWeight:
+    """Where one weight lies in the file: shape in Keras' order of axes, numpy type, offset in bytes."""
 
-    kind: str
-    name: str | None
     place: str
-    datasets: dict[str, h5py.Dataset]
+    shape: tuple[int, ...]
+    type: np.dtype[np.floating]
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte behind the weight."""
+        return self.offset + math.prod(self.shape) * self.type.itemsize
 
 
-def find_layers(file: h5py.File, path: Path) -> list[StoredLayer]:
-    """Return the layers with weights in ``file`` in topological order.
+@dataclass(frozen=True)
+class StoredLayer:
+    """The weights of one layer.
+
+    Attributes:
+        group: The layer's group in the file.
+        name: What the model calls the layer, if the file tells.
+        weights: By Keras' names, or by numbers until ``kind`` is known.
+        kind: Keras' class.
+    """
+
+    group: str
+    name: str | None
+    weights: dict[str, StoredWeight]
+    kind: str = ""
+
+    @property
+    def place(self) -> str:
+        """How messages call the layer."""
+        return f"layer {self.group!r}"
+
+
+def find_layers(file: KerasFile, path: Path) -> list[StoredLayer]:
+    """Return the layers with weights in topological order.
 
     Raises:
         UserError: If the file holds other layers than a FlexUNet has, or holds them in another order.
     """
-    if "model_weights" in file:
-        return _by_layer_names(_group(file, "model_weights", path), path)
-    if "layer_names" in file.attrs:
-        return _by_layer_names(file, path)
-    if "layers" in file:
-        return _by_class(_group(file, "layers", path), path)
-    raise UserError(f"{path} holds neither model_weights, layer_names nor layers: these are no weights of Keras")
+    layers = [
+        StoredLayer(
+            layer["name"],
+            layer["model_name"],
+            {
+                name: StoredWeight(
+                    f"layer {layer['name']!r}, {name}", tuple(w["shape"]), np.dtype(w["type"]), w["offset"]
+                )
+                for name, w in layer["weights"].items()
+            },
+        )
+        for layer in file.layers
+    ]
+    return _by_name(layers, path) if file.layout == "names" else _by_class(layers, path)
 
 
 def settings_from_shapes(layers: list[StoredLayer], path: Path) -> dict[str, object]:
     """Return the settings that the shapes tell: all but dropout, dilation, activation and input_normalize."""
-    first, head = layers[0], layers[-1]
-    kernel, last = first.datasets["kernel"].shape, head.datasets["kernel"].shape
-    for layer, shape in ((first, kernel), (head, last)):
-        if shape is None or len(shape) != 4 or shape[0] != shape[1] or 0 in shape:
-            raise UserError(f"{path}: {layer.place} has a kernel of shape {shape}, FlexUNet needs (k, k, in, out)")
+    first, head = layers[0].weights["kernel"], layers[-1].weights["kernel"]
+    for kernel in (first, head):
+        if len(kernel.shape) != 4 or kernel.shape[0] != kernel.shape[1] or 0 in kernel.shape:
+            raise UserError(f"{path}: {kernel.place} has the shape {kernel.shape}, FlexUNet needs (k, k, in, out)")
     kinds = [layer.kind for layer in layers]
     return {
-        "num_classes": int(last[3]),
-        "in_channels": int(kernel[2]),
-        "base_filters": int(kernel[3]),
-        "base_kernel": int(kernel[0]),
+        "num_classes": head.shape[3],
+        "in_channels": first.shape[2],
+        "base_filters": first.shape[3],
+        "base_kernel": first.shape[0],
         "num_layers": kinds.count("Conv2DTranspose") + 1,
         "normalization": "BatchNormalization" in kinds,
     }
 
 
-def read_weights(layers: list[StoredLayer], plan: list[KerasLayer], byte_count: int, path: Path) -> dict[str, Tensor]:
+def read_weights(layers: list[StoredLayer], plan: list[KerasLayer], hdf5: Path, path: Path) -> dict[str, Tensor]:
     """Return FlexUNet's state dict, float32.
 
-    No value is read before every shape fits ``plan`` and all of them together fit a file of ``byte_count`` bytes.
+    No value is read before every shape fits ``plan`` and all weights have their own room in the file.
 
     Raises:
         UserError: Naming the layer, what is stored and what is needed.
@@ -82,93 +117,72 @@ def read_weights(layers: list[StoredLayer], plan: list[KerasLayer], byte_count: 
     wanted = [layer for layer in plan if layer.weights]
     if [layer.kind for layer in layers] != [layer.kind for layer in wanted]:
         raise UserError(f"{path} holds {len(layers)} layers with weights, the model's configuration has {len(wanted)}")
-    pairs = [
-        (weight, f"{stored.place}, {weight.name}", stored.datasets[weight.name])
-        for layer, stored in zip(wanted, layers, strict=True)
-        for weight in layer.weights
-    ]
-    for weight, place, dataset in pairs:
-        _check_dataset(dataset, weight, place, path)
-    total = sum(dataset.nbytes for _, _, dataset in pairs)
-    if total > byte_count:
-        raise UserError(f"{path}: its weights claim {total} bytes, the file has {byte_count}; it is damaged")
-    state = {weight.state_key: _read_dataset(dataset, place, path) for weight, place, dataset in pairs}
+    stored: dict[str, StoredWeight] = {}
+    for layer, found in zip(wanted, layers, strict=True):
+        for weight in layer.weights:
+            stored[weight.state_key] = found.weights[weight.name]
+            if found.weights[weight.name].shape != weight.shape:
+                shape = found.weights[weight.name].shape
+                raise UserError(f"{path}: {found.place}, {weight.name} has the shape {shape}, {weight.shape} is needed")
+    in_file_order = sorted(stored.values(), key=lambda weight: weight.offset)
+    for before, after in itertools.pairwise(in_file_order):
+        if before.end > after.offset:
+            raise UserError(f"{path}: {before.place} and {after.place} claim the same bytes; the file is damaged")
+    if in_file_order[-1].end > hdf5.stat().st_size:
+        raise UserError(f"{path}: {in_file_order[-1].place} lies beyond the end of the file, which is cut short")
+    state = {key: _read_weight(weight, hdf5, path) for key, weight in stored.items()}
     for key in [key for key in state if key.endswith(".running_var")]:
         # Keras does not store torch's count of batches, which matters only without a momentum.
         state[key.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     return state
 
 
-def _check_dataset(dataset: h5py.Dataset, weight: KerasWeight, place: str, path: Path) -> None:
-    if dataset.shape != weight.shape:
-        raise UserError(f"{path}: {place} has the shape {dataset.shape}, {weight.shape} is needed")
-    if dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4):
-        raise UserError(f"{path}: {place} holds {dataset.dtype}, float32 or float16 is needed")
-    creation = dataset.id.get_create_plist()
-    if dataset.is_virtual or dataset.external:
-        raise UserError(f"{path}: the values of {place} lie in another file, which is not opened; save the model anew")
-    if creation.get_nfilters() or dataset.id.get_storage_size() < dataset.nbytes:
-        raise UserError(
-            f"{path}: {place} is compressed or not stored in full ({dataset.id.get_storage_size()} of {dataset.nbytes} "
-            "bytes); Keras stores weights uncompressed (h5repack -f NONE unpacks them)"
-        )
-
-
-def _read_dataset(dataset: h5py.Dataset, place: str, path: Path) -> Tensor:
-    tensor = to_torch(np.asarray(dataset[()], dtype=np.float32))
-    if not torch.isfinite(tensor).all():
-        raise UserError(f"{path}: {place} holds values that are no finite numbers; the file is damaged or diverged")
+def _read_weight(weight: StoredWeight, hdf5: Path, path: Path) -> Tensor:
+    values = np.fromfile(hdf5, weight.type, math.prod(weight.shape), offset=weight.offset)
+    tensor = to_torch(values.astype(np.float32, copy=False).reshape(weight.shape))
+    if not all_finite(tensor):
+        raise UserError(f"{path}: {weight.place} holds NaN or infinite values; the file is damaged or diverged")
     return tensor
 
 
-def _by_layer_names(root: h5py.Group, path: Path) -> list[StoredLayer]:
-    """Read the layout of .h5: the order stands in the attribute layer_names, and per layer in weight_names."""
-    found: list[tuple[str, dict[str, h5py.Dataset]]] = []
-    for name in read_texts(root, "layer_names", path):
-        group = _group(root, name, path)
-        datasets = {}
-        for weight in read_texts(group, "weight_names", path):
-            plain = weight.rsplit("/", 1)[-1].removesuffix(":0")
-            datasets[plain] = _dataset(group, weight, path)
-        if datasets:
-            found.append((name, datasets))
-    roles = [next((kind for kind, names in WEIGHTS.items() if list(names) == list(d)), None) for _, d in found]
-    kinds = _topological_kinds(len(found) - roles.count("BatchNormalization"), roles.count("BatchNormalization"), path)
+def _by_name(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
+    """Give the layers of a .h5, which come in topological order, their classes."""
+    normalizations = sum("gamma" in layer.weights for layer in found)
     layers = []
-    for (name, datasets), role, kind in zip(found, roles, kinds, strict=True):
-        if role is None or list(WEIGHTS[role]) != list(WEIGHTS[kind]):
+    for layer, kind in zip(found, _topological_kinds(len(found) - normalizations, normalizations, path), strict=True):
+        if list(layer.weights) != list(WEIGHTS[kind]):
             raise UserError(
-                f"{path}: layer {name!r} holds {', '.join(map(repr, datasets))}, FlexUNet has {kind} here with "
+                f"{path}: {layer.place} holds {', '.join(map(repr, layer.weights))}, FlexUNet has {kind} here with "
                 f"{', '.join(WEIGHTS[kind])}"
             )
-        layers.append(StoredLayer(kind, name, f"layer {name!r}", datasets))
+        layers.append(dataclasses.replace(layer, kind=kind))
     return layers
 
 
-def _by_class(root: h5py.Group, path: Path) -> list[StoredLayer]:
-    """Read the layout of .weights.h5 and .keras: layers/<plain class name>[_n]/vars/0.., numbered per class."""
-    if len(root) > MAX_LAYERS:
-        raise UserError(f"{path} holds {len(root)} layers, at most {MAX_LAYERS} are read")
+def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
+    """Put the layers of a .weights.h5 or .keras, which are numbered per class, into topological order."""
+    layer_of = {layer.group: layer for layer in found}
     counts = dict.fromkeys(WEIGHTS, 0)
-    for name in root:
+    for name in layer_of:
         kind = KIND_OF_PLAIN_NAME.get(re.sub(r"_\d+$", "", name))
-        group = _group(root, name, path)
-        if kind is not None:
-            counts[kind] += 1
-        elif "vars" in group and len(_group(group, "vars", path)):
+        if kind is None:
             raise UserError(f"{path}: layer {name!r} holds weights and has no place in FlexUNet")
+        counts[kind] += 1
     kinds = _topological_kinds(counts["Conv2D"] + counts["Conv2DTranspose"], counts["BatchNormalization"], path)
-    index = dict.fromkeys(WEIGHTS, 0)
+    used = dict.fromkeys(WEIGHTS, 0)
     layers = []
     for kind in kinds:
-        name = numbered_name(kind, index[kind])
-        index[kind] += 1
-        group = _group(root, f"{name}/vars", path)
-        if len(group) != len(WEIGHTS[kind]):
-            raise UserError(f"{path}: layer {name!r} holds {len(group)} weights, {', '.join(WEIGHTS[kind])} are needed")
-        datasets = {weight: _dataset(group, str(number), path) for number, weight in enumerate(WEIGHTS[kind])}
-        model_name = read_texts(group, "name", path)[0] if "name" in group.attrs else None
-        layers.append(StoredLayer(kind, model_name, f"layer {name!r}", datasets))
+        name = numbered_name(kind, used[kind])
+        used[kind] += 1
+        if name not in layer_of:
+            raise UserError(f"{path} lacks layer {name!r}")
+        layer = layer_of[name]
+        if len(layer.weights) != len(WEIGHTS[kind]):
+            raise UserError(
+                f"{path}: {layer.place} holds {len(layer.weights)} weights, {len(WEIGHTS[kind])} are needed"
+            )
+        weights = dict(zip(WEIGHTS[kind], layer.weights.values(), strict=True))
+        layers.append(dataclasses.replace(layer, kind=kind, weights=weights))
     return layers
 
 
@@ -193,17 +207,3 @@ def _topological_kinds(kernels: int, normalizations: int, path: Path) -> list[st
         "input_normalize": False,
     }
     return [layer.kind for layer in keras_layers(blank_network(settings, path)) if layer.weights]
-
-
-def _group(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
-    item = child(parent, name, path)
-    if not isinstance(item, h5py.Group):
-        raise UserError(f"{path}: {item.name} is no group of layers or weights")
-    return item
-
-
-def _dataset(parent: h5py.Group, name: str, path: Path) -> h5py.Dataset:
-    item = child(parent, name, path)
-    if not isinstance(item, h5py.Dataset):
-        raise UserError(f"{path}: {item.name} is no weight")
-    return item

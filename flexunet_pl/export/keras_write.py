@@ -12,7 +12,7 @@ import torch
 
 from flexunet_pl.errors import UserError
 from flexunet_pl.export.keras_files import CONFIG_MEMBER, WEIGHTS_MEMBER
-from flexunet_pl.export.keras_layers import KerasLayer, keras_layers, to_keras
+from flexunet_pl.export.keras_layers import KerasLayer, all_finite, keras_layers, to_keras
 from flexunet_pl.export.keras_model_json import ImageSize, keras3_config, legacy_config, legacy_name
 from flexunet_pl.export.keras_read import read_keras
 from flexunet_pl.files import atomic_path
@@ -136,7 +136,7 @@ def _proven(path: Path, network: FlexUNet, image_size: ImageSize) -> Iterator[Pa
     """Yield a temporary path; let it become ``path`` only if our own reader finds the network in it, bit for bit."""
     state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise UserError(
                 f"{path} is not written: {key} holds values that are no finite numbers; the training diverged"
             )
