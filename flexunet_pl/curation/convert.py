@@ -11,7 +11,7 @@ from PIL import Image
 from flexunet_pl.curation.readers import NO_CLASS, Found
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
-from flexunet_pl.data.samples import MASK_SUFFIXES, ReadingRules, read_image
+from flexunet_pl.data.samples import MASK_SUFFIXES, ReadingRules, image_size, read_image
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.errors import UserError
 from flexunet_pl.files import write_bytes
@@ -41,8 +41,10 @@ class Converter:
             The image, the mask, and how many blended pixels were moved to a neighbouring class.
 
         Raises:
-            UserError: If a file cannot be read, the two differ in size, or the mask contradicts its folder.
+            UserError: If a file cannot be read or resized, the two differ in size, or the mask contradicts its folder.
         """
+        if self.sizing.rule != "none" and found.image.suffix.lower() == ".npy":
+            raise UserError(f"{found.image}: an array image cannot be resized; prepare it with --resize none")
         image = read_any_image(found.image)
         mask_index, moved = self.read_mask(found, image.shape[:2])
         if mask_index.shape != image.shape[:2]:
@@ -68,17 +70,19 @@ class Converter:
             return marked, 0
         return marked * np.uint8(self.palette.names.index(found.label)), 0
 
-    def image_file(self, found: Found, image: UInt8Array) -> tuple[str, bytes]:
-        """Return the suffix and the bytes of the image's new file: its own unless it is resized, else a PNG."""
-        if self.sizing.rule == "none":
-            return found.image.suffix.lower(), found.image.read_bytes()
-        if found.image.suffix.lower() == ".npy":
-            raise UserError(f"{found.image}: an array image cannot be resized; prepare it with --resize none")
-        return ".png", png_bytes(self.sizing.fit_image(image))
+    def suffix(self, found: Found) -> str:
+        """Return the suffix of the image's new file: its own unless it is resized."""
+        return found.image.suffix.lower() if self.sizing.rule == "none" else ".png"
 
-    def mask_file(self, mask_index: UInt8Array) -> bytes:
-        """Return the bytes of a PNG in exact palette colours of a mask uint8 (H, W) at its final size."""
-        return png_bytes(self.palette.decode(mask_index))
+    def files(self, found: Found) -> tuple[bytes, bytes]:
+        """Return the bytes of the new image file, its own unless it is resized, and of its mask in palette colours."""
+        if self.sizing.rule == "none":
+            content = found.image.read_bytes()
+            mask_index, _ = self.read_mask(found, image_size(found.image))
+        else:
+            image, mask_index, _ = self.read(found)
+            content = png_bytes(self.sizing.fit_image(image))
+        return content, png_bytes(self.palette.decode(self.sizing.fit_mask(mask_index)))
 
 
 def read_any_image(path: Path) -> UInt8Array:

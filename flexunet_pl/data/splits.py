@@ -90,7 +90,9 @@ def split_groups(
     return _named(deal, parts, seed, fixed or {})
 
 
-def fold_groups(groups: Sequence[Group], folds: int, seed: int) -> dict[str, int]:
+def fold_groups(
+    groups: Sequence[Group], folds: int, seed: int, fixed: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Deal groups out to ``folds`` parts of equal size, numbered from 0, under the rules of :func:`split_groups`.
 
     Raises:
@@ -101,7 +103,8 @@ def fold_groups(groups: Sequence[Group], folds: int, seed: int) -> dict[str, int
             f"folds={folds} with {len(groups)} sources outside the test split; choose 2 to {max(2, len(groups))} folds"
         )
     deal = _Deal(groups, [1 / folds] * folds, list(range(folds)), only_full=True)
-    fold_of = _named(deal, [str(fold) for fold in range(folds)], seed, {})
+    known = {name: str(fold) for name, fold in (fixed or {}).items() if fold < folds}
+    fold_of = _named(deal, [str(fold) for fold in range(folds)], seed, known)
     return {name: int(fold) for name, fold in fold_of.items()}
 
 

@@ -1,0 +1,96 @@
+"""What a prepared data set holds, in numbers and pictures: statistics.png, samples_SPLIT.png and a table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flexunet_pl.curation.convert import read_any_image
+from flexunet_pl.data.layout import SPLITS
+from flexunet_pl.data.manifest import Row
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.splits import DEFECT_FREE
+from flexunet_pl.pictures import as_rgb, bar_chart, colored, legend, overlay, panel, save_picture, sheet
+
+STATISTICS_FILE = "statistics.png"
+SAMPLES_FILE = "samples_{split}.png"
+SAMPLES_EACH = 2
+MOST_SAMPLES = 16
+TILE_HEIGHT = 180
+
+Table = dict[str, dict[str, int]]
+
+
+def count_images(rows: Sequence[Row], palette: Palette) -> Table:
+    """Return for each split that has images how many show each class, and how many show none."""
+    kinds = [*palette.names[1:], DEFECT_FREE]
+    table: Table = {split: dict.fromkeys(kinds, 0) for split in SPLITS if any(row.split == split for row in rows)}
+    for row in rows:
+        for label in row.classes or (DEFECT_FREE,):
+            table[row.split][label] += 1
+    return table
+
+
+def count_pixels_by_split(rows: Sequence[Row], palette: Palette) -> Table:
+    """Return for each split that has images the pixels of each class."""
+    table: Table = {
+        split: dict.fromkeys(palette.names, 0) for split in SPLITS if any(row.split == split for row in rows)
+    }
+    for row in rows:
+        for label in palette.names:
+            table[row.split][label] += row.pixels.get(label, 0)
+    return table
+
+
+def draw_statistics(rows: Sequence[Row], palette: Palette, path: Path) -> None:
+    """Write a picture of the images and pixels of each class in each split."""
+    images = bar_chart(count_images(rows, palette), "Images that show a class", "images")
+    pixels = bar_chart(count_pixels_by_split(rows, palette), "Pixels of a class", "pixels", logarithmic=True)
+    save_picture(path, sheet([images, pixels]))
+
+
+def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) -> None:
+    """Write image, mask and overlay of some images of each class of a split, if it has any."""
+    chosen = choose_samples([row for row in rows if row.split == split], palette)
+    if not chosen:
+        return
+    panels = []
+    for row in chosen:
+        image = as_rgb(read_any_image(root / row.file))
+        mask_index, _ = read_mask(root / row.split / "masks" / f"{row.name}.png", palette, antialiased=True)
+        laid = overlay(image, mask_index, palette.colors)
+        shown = ", ".join(row.classes) or DEFECT_FREE
+        tiles = [(row.name, image), (f"mask: {shown}", colored(mask_index, palette.colors)), ("overlay", laid)]
+        panels.append(panel(tiles, height=TILE_HEIGHT))
+    names = legend(palette.names, palette.colors, width=max(picture.shape[1] for picture in panels))
+    save_picture(root / SAMPLES_FILE.format(split=split), sheet([names, *panels]))
+
+
+def choose_samples(rows: Sequence[Row], palette: Palette) -> list[Row]:
+    """Return rows for each class in turn, those that show most of it, each row once and of a group of its own."""
+    chosen: dict[str, Row] = {}
+    for label in [*palette.names[1:], DEFECT_FREE]:
+        of_class = [row for row in rows if label in (row.classes or (DEFECT_FREE,))]
+        of_class.sort(key=lambda row: (-row.pixels.get(label, 0), row.file))
+        new_groups: dict[str, Row] = {}
+        for row in of_class:
+            if row.group not in chosen:
+                new_groups.setdefault(row.group, row)
+        chosen |= dict(list(new_groups.items())[:SAMPLES_EACH])
+    return list(chosen.values())[:MOST_SAMPLES]
+
+
+def draw_overview(root: Path, rows: Sequence[Row], palette: Palette) -> None:
+    """Write the statistics and the sample sheets of a data set into its folder."""
+    draw_statistics(rows, palette, root / STATISTICS_FILE)
+    for split in SPLITS:
+        draw_samples(root, rows, palette, split)
+
+
+def text_table(table: Mapping[str, Mapping[str, int]], title: str) -> list[str]:
+    """Return lines with one row a class and one column a split, right-aligned under ``title``."""
+    if not table:
+        return []
+    kinds = list(next(iter(table.values())))
+    width = max(len(title), *(len(kind) for kind in kinds))
+    lines = [f"{title:<{width}}" + "".join(f"{split:>12}" for split in table)]
+    return lines + [f"{kind:<{width}}" + "".join(f"{table[split][kind]:>12,}" for split in table) for kind in kinds]
