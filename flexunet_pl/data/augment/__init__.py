@@ -3,18 +3,15 @@
 from flexunet_pl.data.augment.catalogue import CATALOGUE, ORIGINAL_NAMES, PRESETS
 from flexunet_pl.data.augment.kinds import Partner, Planes
 from flexunet_pl.data.augment.offline import (
-    OFFLINE_PREFIX,
     OfflineVariant,
     offline_name,
     offline_samples,
     offline_variants,
-    without_offline_prefixes,
 )
 from flexunet_pl.data.augment.pipeline import Augmentation, build_augmentation
 
 __all__ = [
     "CATALOGUE",
-    "OFFLINE_PREFIX",
     "ORIGINAL_NAMES",
     "PRESETS",
     "Augmentation",
@@ -25,5 +22,4 @@ __all__ = [
     "offline_name",
     "offline_samples",
     "offline_variants",
-    "without_offline_prefixes",
 ]

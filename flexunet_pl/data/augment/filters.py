@@ -1,12 +1,13 @@
 """Blur, noise, sharpening, JPEG and holes. They never see the mask."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as vision
+from PIL import Image
 
 from flexunet_pl.data.augment.kinds import Filter, UInt8Array
 from flexunet_pl.data.augment.options import draw, draw_whole, interval
@@ -64,9 +65,9 @@ class Jpeg(Filter):
     def filter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         """Encode and decode."""
         quality = draw_whole(rng, self.quality)
-        pictures = [image] if len(image) == 3 else [plane[None] for plane in image]
-        read_back = [vision.jpeg_image(torch.tensor(picture), quality).numpy() for picture in pictures]
-        return np.concatenate(read_back)
+        if len(image) == 3:
+            return np.ascontiguousarray(_through_jpeg(image.transpose(1, 2, 0), quality).transpose(2, 0, 1))
+        return np.stack([_through_jpeg(plane, quality) for plane in image])
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ class CoarseDropout(Filter):
             left = int(rng.integers(width - columns + 1))
             covered[:, top : top + rows, left : left + columns] = color[:, None, None]
         return covered
+
+
+def _through_jpeg(pixels: UInt8Array, quality: int) -> UInt8Array:
+    """Return uint8 (H, W) or (H, W, 3) as it comes back from a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def _planes(image: UInt8Array) -> list[torch.Tensor]:

@@ -58,7 +58,7 @@ class Rotation(Homography):
 class Shrink(Homography):
     """Shrink to one of the shares ``shrinks`` of the size, about the middle."""
 
-    shrinks: tuple[float, ...] = numbers((0.8,), 0.05, 1)
+    shrinks: tuple[float, ...] = numbers((0.8,), 0.05, 0.99)
 
     def matrix(self, height: int, width: int, rng: np.random.Generator) -> FloatArray:
         """Look farther out by the inverse of the drawn share."""
@@ -84,7 +84,7 @@ class Shear(Homography):
     are none, up to ``limit`` either way, along rows or columns by chance.
     """
 
-    shears: tuple[float, ...] = numbers((), -2, 2, empty=True)
+    shears: tuple[float, ...] = numbers((), -0.99, 0.99, empty=True)
     limit: float = number(0.1, 0, 2)
 
     def matrix(self, height: int, width: int, rng: np.random.Generator) -> FloatArray:

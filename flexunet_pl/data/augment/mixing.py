@@ -14,6 +14,8 @@ from flexunet_pl.data.augment.options import draw, interval, number
 from flexunet_pl.data.augment.smoothing import convolved, gaussian_weights
 
 PARTNERS_TRIED = 3
+# Pixels about a defect that tell the colour of the surface it lies on.
+SURFACE_MARGIN = 8
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -47,7 +49,8 @@ class CopyPaste(Mix):
         )
         mixed_image, mixed_mask = np.array(image), np.array(mask)
         target_image, target_mask = target.cut(mixed_image, mixed_mask)
-        target_image[:] = _blended(target_image, patch, defect, self._weight(defect))
+        surface = (patch_mask == 0) & (target_mask == 0)
+        target_image[:] = _blended(target_image, patch, surface, self._weight(defect))
         target_mask[defect] = class_index
         return mixed_image, mixed_mask
 
@@ -60,7 +63,7 @@ class CopyPaste(Mix):
         rng: np.random.Generator,
     ) -> Planes:
         """Cut out the box about ``defect`` (H, W) with a margin, at most as large as ``most``, mirrored by chance."""
-        margin = math.ceil(self.feather)
+        margin = max(math.ceil(self.feather), SURFACE_MARGIN)
         top, height = _extent(np.any(defect, axis=1), margin, most[0], rng)
         left, width = _extent(np.any(defect, axis=0), margin, most[1], rng)
         patch, patch_mask = Window(top, left, height, width).cut(image, mask)
@@ -121,9 +124,8 @@ def _extent(occupied: npt.NDArray[Any], margin: int, most: int, rng: np.random.G
     return first, length
 
 
-def _blended(below: UInt8Array, patch: UInt8Array, defect: BoolArray, weight: npt.NDArray[np.float32]) -> UInt8Array:
-    """Lay ``patch`` over ``below``, uint8 (C, H, W) each, by ``weight`` (H, W), shifted to the same mean surface."""
-    surface = ~defect
+def _blended(below: UInt8Array, patch: UInt8Array, surface: BoolArray, weight: npt.NDArray[np.float32]) -> UInt8Array:
+    """Lay ``patch`` over ``below``, uint8 (C, H, W) each, by ``weight`` (H, W), shifted to its mean on ``surface``."""
     shift = np.zeros(len(patch), dtype=np.float32)
     if surface.any():
         shift = (below[:, surface].mean(axis=1) - patch[:, surface].mean(axis=1)).astype(np.float32)

@@ -1,6 +1,8 @@
-"""Offline augmentation: what files to make of one sample, and names from which the source can be read back."""
+"""Offline augmentation: what files to make of one sample, and their names.
 
-import re
+``flexunet_pl.data.sources.source_of`` reads the source back from these names.
+"""
+
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from flexunet_pl.data.augment.distortion import Barrel, Elastic, Pincushion, Smo
 from flexunet_pl.data.augment.filters import Sharpen
 from flexunet_pl.data.augment.geometric import HorizontalFlip, RightAngle, Rotation, Shear, Shrink, VerticalFlip
 from flexunet_pl.data.augment.kinds import Mix, Transform, UInt8Array
+from flexunet_pl.data.augment.options import Interval
 from flexunet_pl.data.augment.photometric import Brightening
 from flexunet_pl.data.augment.pipeline import Augmentation
 from flexunet_pl.data.augment.spec import KEY, Plan, read_plan
@@ -19,26 +22,11 @@ from flexunet_pl.errors import UserError
 
 Variants = list[tuple[str, Transform]]
 
-_NUMBER = r"-?\d+(?:[._]\d+)?"
-OFFLINE_PREFIX = re.compile(
-    "(?:"
-    # The original writes hflipped in one of its tools and hfliped in another, 0.8 in one and 0_8 in another.
-    r"(?:h|v|hv)flipp?ed"
-    rf"|rotated_{_NUMBER}|shrinked_{_NUMBER}|sheared_{_NUMBER}"
-    rf"|deformed_alpha_{_NUMBER}_sigmoid_{_NUMBER}"
-    rf"|distorted_{_NUMBER}_rsigma{_NUMBER}_sigma{_NUMBER}"
-    rf"|(?:barr|pinc)distorted_\d+_{_NUMBER}_{_NUMBER}"
-    rf"|sharpened_{_NUMBER}|brightened_{_NUMBER}_{_NUMBER}"
-    r"|augmented_\d+"
-    ")_"
-)
-"""One prefix of an offline file, with its underscore; prefixes may follow one another."""
 
-
-def _each(option: str, prefix: str) -> Callable[[Any], Variants]:
+def _each(option: str, prefix: Callable[[Any, str], str]) -> Callable[[Any], Variants]:
     """Name one variant for each value of a list option."""
     return lambda transform: [
-        (prefix.format(value=value, of=transform), replace(transform, **{option: (value,)}))
+        (prefix(transform, _text(value)), replace(transform, **{option: (value,)}))
         for value in getattr(transform, option)
     ]
 
@@ -46,31 +34,42 @@ def _each(option: str, prefix: str) -> Callable[[Any], Variants]:
 def _each_center(prefix: str) -> Callable[[Any], Variants]:
     """Name one variant for each centre, counted from 1001 as the original does."""
     return lambda lens: [
-        (f"{prefix}_{1001 + place}_{lens.radius}_{lens.amount}", replace(lens, centers=(center,)))
+        (f"{prefix}_{1001 + place}_{_text(lens.radius)}_{_text(lens.amount)}", replace(lens, centers=(center,)))
         for place, center in enumerate(lens.centers)
     ]
 
 
-# The transforms for which the original has names. Values keep the form in which they were written: 0.3, 1300.
+def _each_fixed(prefix: str, transform: Transform, *options: Interval) -> Variants:
+    """Name one variant if every option is one number; what is drawn from an interval has no name of its own."""
+    if any(first != last for first, last in options):
+        return []
+    return [("_".join([prefix, *(_text(first) for first, _ in options)]), transform)]
+
+
+def _text(value: float) -> str:
+    """Write a number as it was given, 0.3 or 1300, and never with an exponent."""
+    return f"{value:f}" if "e" in str(value) else str(value)
+
+
+# The transforms for which the original has names.
 _SCHEME: Mapping[type[Transform], Callable[[Any], Variants]] = {
     HorizontalFlip: lambda flip: [("hflipped", flip)],
     VerticalFlip: lambda flip: [("vflipped", flip)],
-    RightAngle: lambda _: _each("angles", "rotated_{value}")(Rotation(angles=(90, 180, 270))),
-    Rotation: _each("angles", "rotated_{value}"),
-    Shrink: _each("shrinks", "shrinked_{value}"),
-    Shear: _each("shears", "sheared_{value}"),
-    Elastic: _each("sigmoids", "deformed_alpha_{of.alpha}_sigmoid_{value}"),
+    RightAngle: lambda _: _each("angles", lambda _, angle: f"rotated_{angle}")(Rotation(angles=(90, 180, 270))),
+    Rotation: _each("angles", lambda _, angle: f"rotated_{angle}"),
+    Shrink: _each("shrinks", lambda _, share: f"shrinked_{share}"),
+    Shear: _each("shears", lambda _, ratio: f"sheared_{float(ratio)}"),
+    Elastic: _each("sigmoids", lambda elastic, sigma: f"deformed_alpha_{_text(elastic.alpha)}_sigmoid_{sigma}"),
     SmoothNoise: _each(
-        "distortions", "distorted_{value}_rsigma{of.gaussian_filter_sigma}_sigma{of.gaussian_filter_rsigma}"
+        "distortions",
+        lambda noise, strength: (
+            f"distorted_{strength}_rsigma{_text(noise.gaussian_filter_sigma)}_sigma{_text(noise.gaussian_filter_rsigma)}"
+        ),
     ),
     Barrel: _each_center("barrdistorted"),
     Pincushion: _each_center("pincdistorted"),
-    Sharpen: lambda sharpen: [(f"sharpened_{sharpen.k[0]}", sharpen)] if sharpen.k[0] == sharpen.k[1] else [],
-    Brightening: lambda tone: (
-        [(f"brightened_{tone.alpha[0]}_{tone.beta[0]}", tone)]
-        if tone.alpha[0] == tone.alpha[1] and tone.beta[0] == tone.beta[1]
-        else []
-    ),
+    Sharpen: lambda sharpen: _each_fixed("sharpened", sharpen, sharpen.k),
+    Brightening: lambda tone: _each_fixed("brightened", tone, tone.alpha, tone.beta),
 }
 
 
@@ -144,10 +143,3 @@ def offline_samples(
 def offline_name(prefix: str, name: str) -> str:
     """Return the name of the file that offline augmentation ``prefix`` makes of the sample ``name``."""
     return f"{prefix}_{name}"
-
-
-def without_offline_prefixes(name: str) -> str:
-    """Return the source's name: ``barrdistorted_1001_0.3_0.3_crack_16`` comes from ``crack_16``."""
-    while found := OFFLINE_PREFIX.match(name):
-        name = name[found.end() :]
-    return name

@@ -112,7 +112,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """Write a default as one writes it in YAML: one number for an interval that is one, brackets for tuples."""
+    """Write a default as one writes it in YAML."""
     if isinstance(value, tuple):
         return f"[{', '.join(_yaml(item) for item in value)}]"
     if isinstance(value, bool):
