@@ -137,9 +137,7 @@ def _proven(path: Path, network: FlexUNet, image_size: ImageSize) -> Iterator[Pa
     state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     for key, tensor in state.items():
         if not all_finite(tensor):
-            raise UserError(
-                f"{path} is not written: {key} holds values that are no finite numbers; the training diverged"
-            )
+            raise UserError(f"{path} is not written: {key} holds NaN or infinite values; the training diverged")
     with atomic_path(path) as temporary:
         yield temporary
         model = read_keras(temporary, {**network.settings, "image_size": image_size})
