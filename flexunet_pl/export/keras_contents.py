@@ -16,7 +16,7 @@ import h5py
 # A FlexUNet of 16 levels has about 250 layers and a configuration of 300 kB.
 MAX_LAYERS = 1000
 MAX_WEIGHTS_A_LAYER = 4
-MAX_TEXT_BYTES = 4 * 2**20
+MAX_TEXT_BYTES = 2 * 2**20
 MAX_MEMORY_BYTES = 4 * 2**30
 
 Item: TypeAlias = h5py.Group | h5py.Dataset

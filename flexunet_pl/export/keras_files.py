@@ -27,6 +27,7 @@ ENCRYPTED = 1
 ARCHIVE_START = b"PK\x03\x04"
 CONFIG_MEMBER = "config.json"
 WEIGHTS_MEMBER = "model.weights.h5"
+LISTING_SCRIPT = Path(keras_contents.__file__)
 # Listing the largest network takes a tenth of a second of computing; on a busy machine the clock runs longer.
 COMPUTING_SECONDS = 5
 PATIENCE_SECONDS = 120
@@ -130,12 +131,21 @@ def _parse(text: str | bytes, path: Path) -> object:
     return config
 
 
+def run_listing(hdf5: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run keras_contents over the file ``hdf5`` in a process of its own and return how that went.
+
+    Raises:
+        subprocess.TimeoutExpired: If it does not come to an end.
+    """
+    # -P keeps the script's folder, where rooms are called keras and onnx, off the import path.
+    command = [sys.executable, "-P", str(LISTING_SCRIPT), str(hdf5.absolute()), str(COMPUTING_SECONDS)]
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+
+
 def _list_contents(hdf5: Path, path: Path) -> dict[str, Any]:
     """Return what keras_contents lists for the file ``hdf5``; ``path`` is its name in messages."""
-    # -P keeps the script's folder, where rooms are called keras and onnx, off the import path.
-    command = [sys.executable, "-P", keras_contents.__file__, str(hdf5.absolute()), str(COMPUTING_SECONDS)]
     try:
-        listing = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+        listing = run_listing(hdf5)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{path} is damaged: the HDF5 library does not come to an end with it") from error
     if listing.returncode != 0:

@@ -181,7 +181,10 @@ def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
             raise UserError(
                 f"{path}: {layer.place} holds {len(layer.weights)} weights, {len(WEIGHTS[kind])} are needed"
             )
-        weights = dict(zip(WEIGHTS[kind], layer.weights.values(), strict=True))
+        weights = {
+            weight: dataclasses.replace(stored, place=f"{layer.place}, {weight}")
+            for weight, stored in zip(WEIGHTS[kind], layer.weights.values(), strict=True)
+        }
         layers.append(dataclasses.replace(layer, kind=kind, weights=weights))
     return layers
 
