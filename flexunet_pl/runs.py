@@ -16,12 +16,12 @@ def checkpoint_file(run_dir: Path, which: str) -> Path:
     return run_dir / CHECKPOINTS / f"{which}.ckpt"
 
 
-def run_for_training(run_dir: str | None, name: str, ckpt_path: str | None) -> tuple[Path, Path | None]:
+def run_for_training(run_dir: str | None, name: str | None, ckpt_path: str | None) -> tuple[Path, Path | None]:
     """Return the folder that fit shall write to, and the checkpoint to resume from if any.
 
     Args:
         run_dir: The folder asked for, or None: the next free ``runs/NAME-N``, or the newest to resume.
-        name: NAME, from the config.
+        name: NAME, from the config; None without one.
         ckpt_path: None, "last", "best", or a file.
 
     Raises:
@@ -31,7 +31,7 @@ def run_for_training(run_dir: str | None, name: str, ckpt_path: str | None) -> t
         folder = Path(run_dir) if run_dir is not None else newest_run(name)
         return folder, _existing(checkpoint_file(folder, ckpt_path))
     folder = Path(run_dir) if run_dir is not None else next_run(name)
-    if run_dir is not None and checkpoint_file(folder, "last").is_file() and not _is_started_by_fit():
+    if run_dir is not None and checkpoint_file(folder, "last").is_file() and not is_started_by_lightning():
         raise UserError(
             f"{folder}: this run folder already holds a run; go on with it by --ckpt_path last, or choose another "
             "--run_dir"
@@ -39,7 +39,7 @@ def run_for_training(run_dir: str | None, name: str, ckpt_path: str | None) -> t
     return folder, None if ckpt_path is None else _existing(Path(ckpt_path))
 
 
-def run_for_evaluation(run_dir: str | None, name: str, ckpt_path: str | None) -> tuple[Path, Path]:
+def run_for_evaluation(run_dir: str | None, name: str | None, ckpt_path: str | None) -> tuple[Path, Path]:
     """Return the folder that validate, test and predict shall write to, and the checkpoint they use.
 
     Without a checkpoint it is the best one of the run folder, or of the newest run of that name. The folder of a
@@ -59,28 +59,31 @@ def run_for_evaluation(run_dir: str | None, name: str, ckpt_path: str | None) ->
     return next_run(name), checkpoint
 
 
-def newest_run(name: str) -> Path:
+def newest_run(name: str | None) -> Path:
     """Return the existing ``runs/NAME-N`` with the largest N.
 
     Raises:
         UserError: If there is none.
     """
+    if name is None:
+        raise UserError("no checkpoint: name one with --ckpt_path FILE, or a run with --run_dir DIR or --config FILE")
     numbers = _numbers(name)
     if not numbers:
-        raise UserError(f"{RUNS / name}-1: no run of this name yet; say which one with --run_dir or --ckpt_path FILE")
+        raise UserError(f"{RUNS / name}-1: no run of this name yet; name one with --run_dir DIR or --ckpt_path FILE")
     return RUNS / f"{name}-{max(numbers)}"
 
 
-def next_run(name: str) -> Path:
+def next_run(name: str | None) -> Path:
     """Return the first ``runs/NAME-N`` after all existing ones, the same in all processes of a run.
 
     Raises:
         UserError: If several processes were started from outside and could not agree on a number.
     """
-    if (chosen := os.environ.get("FLEXUNET_RUN_DIR")) is not None and _is_started_by_fit():
+    if (chosen := os.environ.get("FLEXUNET_RUN_DIR")) is not None and is_started_by_lightning():
         return Path(chosen)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         raise UserError("--run_dir is needed where torchrun or SLURM starts the processes: name one folder for all")
+    name = "run" if name is None else name
     return RUNS / f"{name}-{max(_numbers(name), default=0) + 1}"
 
 
@@ -89,7 +92,7 @@ def announce(run_dir: Path) -> None:
     os.environ["FLEXUNET_RUN_DIR"] = str(run_dir)
 
 
-def _is_started_by_fit() -> bool:
+def is_started_by_lightning() -> bool:
     """Return whether Lightning started this process as one of several of a run."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
 

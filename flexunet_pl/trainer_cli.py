@@ -1,14 +1,16 @@
 """fit, validate, test and predict: LightningCLI with flat keys, run folders, and errors that tell the repair."""
 
 import inspect
+import logging
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning
 from jsonargparse import Namespace
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from flexunet_pl import runs
@@ -27,6 +29,15 @@ SHARED = {
     "resize": "resize",
     "sixteen_bit": "sixteen_bit",
 }
+# What Lightning warns of although it is as it should be here.
+NO_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own use of torch
+    r".*custom batch sampler `ShardedBatches`.*",  # it returns every image once; a test holds it to that
+    r".*when using `ckpt_path`, callbacks used to create the checkpoint.*",  # evaluation needs none of them
+    r".*does not have many workers.*",  # data.num_workers is the user's choice
+    r".*number of training batches .* is smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+)
 PATH_KEYS = (
     "root",
     "predict_dir",
@@ -43,6 +54,9 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: For a mistake the user can mend.
     """
+    for message in NO_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
         TrainerCLI(arguments)
     except RuntimeError as error:
@@ -53,6 +67,20 @@ def run(arguments: list[str]) -> int:
             f"the checkpoint does not fit the network that the keys under model describe ({reason})"
         ) from error
     return 0
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("💡")
+
+
+class RunConfig(SaveConfigCallback):
+    """Keep the whole config in the run folder, once the data are known to be sound."""
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Write ``config.yaml``; Lightning calls this in the first process."""
+        if stage == "fit":
+            text = self.parser.dump(self.config)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
 class Parser(LightningArgumentParser):
@@ -89,7 +117,8 @@ class TrainerCLI(LightningCLI):
         super().__init__(
             SegmentationTask,
             SegmentationDataModule,
-            save_config_callback=None,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
             parser_class=Parser,
@@ -133,7 +162,7 @@ class TrainerCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         self.config_files = [Path(str(path)) for path in config.get("config") or []]
-        name = self.config_files[0].stem if self.config_files else "run"
+        name = self.config_files[0].stem if self.config_files else None
         choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
         self.run_dir, checkpoint = choose(config.run_dir, name, config.ckpt_path)
         runs.announce(self.run_dir)
@@ -179,6 +208,9 @@ class TrainerCLI(LightningCLI):
         trainer.use_distributed_sampler = False
         if self.subcommand != "fit":
             trainer.logger = False
+            trainer.enable_checkpointing = False
+            writers = [callback for callback in trainer.callbacks or [] if callback.class_path.endswith("ProgressBar")]
+            trainer.callbacks = writers
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         for part, key in [
             *((part, "save_dir") for part in loggers),
@@ -186,7 +218,7 @@ class TrainerCLI(LightningCLI):
         ]:
             place = part.get("init_args", {}).get(key) if isinstance(part, Namespace) else None
             if place is not None:
-                part.init_args[key] = str(self.run_dir / place)
+                part.init_args[key] = str((self.run_dir / place).resolve())
 
     def instantiate_classes(self) -> None:
         """Build the DataModule, the task that fits its data, and the Trainer."""
@@ -201,13 +233,14 @@ class TrainerCLI(LightningCLI):
                 raise UserError("--out is not given; name the folder for the predicted masks")
             writers.append(callbacks.PredictionWriter(Path(config.out)))
         self.trainer_defaults["callbacks"] = writers
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.trainer = self.instantiate_trainer()
+        if not runs.is_started_by_lightning():
+            # Before other processes are started: a faulty data set shall end them all with one report.
+            self.datamodule.prepare(str(self.subcommand))
 
     def before_fit(self) -> None:
-        """Keep the whole config in the run folder."""
-        text = self._parser("fit").dump(self.config["fit"], skip_none=False)
-        rank_zero_only(write_text)(self.run_dir / "config.yaml", text)
+        """Say where the results will be."""
         self._tell(f"Run folder: {self.run_dir}")
 
     def after_fit(self) -> None:

@@ -113,6 +113,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.augment: Augment | None = build_augmentation(augment, self.crop_size)
         self.synthetic_images = synthetic_images
+        self.is_prepared = False
 
     @property
     def training_size(self) -> tuple[int, int] | None:
@@ -127,15 +128,24 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def prepare_data(self) -> None:
-        """Write the synthetic images if asked for, and check every file of the stage, in one process a machine.
+        """Do what :meth:`prepare` does unless it was called before; Lightning calls this in one process a machine."""
+        if not self.is_prepared:
+            self.prepare(self._stage())
+
+    def prepare(self, stage: str) -> None:
+        """Write the synthetic images if asked for, and read and check every file that a stage needs.
+
+        Args:
+            stage: fit, validate, test or predict.
 
         Raises:
             UserError: One report of all problems of the data set.
         """
+        self.is_prepared = True
         if self.synthetic_images and self.layout.root is not None:
             size = (self.sizing.height, self.sizing.width)
             write_dataset(self.layout.root, self.synthetic_images, size, self.seed)
-        splits = SPLITS_OF_STAGE[self._stage()]
+        splits = SPLITS_OF_STAGE[stage]
         problems: list[str] = []
         moved: dict[str, int] = {}
         for split in splits:
@@ -150,6 +160,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             if not pairs:
                 problems.append(f"{self.layout.split(split)[0]}: no image of the {split} split has a mask")
         if problems:
+            problems = list(dict.fromkeys(problems))  # a root that does not exist is one problem, not one a split
             listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
             raise UserError(f"{len(problems)} problem{'s'[: len(problems) > 1]} in the data set:\n{listed}")
         if moved:

@@ -41,21 +41,18 @@ class Layout:
                         f"data.{key}: no folder given; set data.root to a folder with {split}/images and "
                         f"{split}/masks, or give data.{split}_images and data.{split}_masks"
                     )
+                if not self.root.is_dir():
+                    raise UserError(
+                        f"data.root={self.root}: this folder does not exist. It should hold train, valid and test, "
+                        "each with images and masks: unpack the data set there, give another place with --data.root, "
+                        f"or draw a demo data set with `python -m flexunet_pl prepare synthetic {self.root}`"
+                    )
                 folder = self.root / split / kind
-            origin = f"data.{key}" if key in self.folders else "data.root"
             if not folder.is_dir():
-                raise UserError(f"{origin}: the folder {folder} does not exist{self._advice(origin)}")
+                origin = f"data.{key}" if key in self.folders else "data.root"
+                raise UserError(f"{origin}: the folder {folder} does not exist; check the path")
             found.append(folder)
         return found[0], found[1]
-
-    def _advice(self, origin: str) -> str:
-        if origin != "data.root" or self.root is None or self.root.is_dir():
-            return "; check the path"
-        return (
-            f". {self.root} should hold train, valid and test, each with images and masks: unpack the data set of the "
-            "model's repository there, give another place with --data.root, or make a demo data set with "
-            f"`python -m flexunet_pl prepare synthetic {self.root}`"
-        )
 
 
 def find_palette(palette: Mapping[str, Any] | str | None, root: str | None, synthetic_images: int = 0) -> Palette:

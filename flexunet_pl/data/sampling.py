@@ -36,6 +36,7 @@ class EpochBatches(Sampler[list[Item]]):
         self.world_size = world_size
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         self.epoch = 0
+        self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration belongs to; Lightning calls this."""

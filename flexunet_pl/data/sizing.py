@@ -75,7 +75,7 @@ def resize_bilinear(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     height, width = size
 
     def resized(pixels: UInt8Array) -> UInt8Array:
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
     if image.shape[2] == 3:
         return resized(image)
@@ -87,4 +87,4 @@ def resize_nearest(mask_index: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     """Resize a mask uint8 (H, W) to ``size`` (height, width) by nearest neighbour."""
     if mask_index.shape == size:
         return mask_index
-    return np.asarray(Image.fromarray(mask_index).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(mask_index).resize((size[1], size[0]), Image.Resampling.NEAREST))

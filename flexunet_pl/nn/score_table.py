@@ -76,15 +76,24 @@ class ScoreTable(NamedTuple):
         return (alpha * self.dice_coef_multiclass + beta * self.dice_coef_foreground) / (alpha + beta)
 
     def to_mapping(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the scores for JSON, the classes under their ``names``; NaN becomes None."""
+        """Return the scores for JSON, the classes under their ``names``; NaN becomes None.
+
+        What depends on probabilities is rounded to 6 decimals: their last bits change with the number of threads that
+        a convolution runs on, and so with the number of processes.
+        """
         columns = ("dice", "iou", "precision", "recall", "support")
         classes = dict(zip(names, self.classes, strict=True))
         numbers = {key: value for key, value in self._asdict().items() if key not in ("confusion", "classes")}
         return {
             "classes": {name: {key: getattr(scores, key) for key in columns} for name, scores in classes.items()},
             "false_alarms": {name: scores.false_alarms for name, scores in classes.items() if not scores.occurs},
-            **{key: None if value is None or math.isnan(value) else value for key, value in numbers.items()},
+            **numbers,
+            **{key: _rounded(numbers[key]) for key in ("dice_coef_multiclass", "dice_coef_foreground", "loss")},
         }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(value, 6)
 
 
 def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.int64]:

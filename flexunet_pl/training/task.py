@@ -177,7 +177,14 @@ class SegmentationTask(lightning.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a batch.
+
+        Dropout is drawn from (seed, epoch, process), so that a resumed run goes on as an uninterrupted one; here and
+        not in on_train_epoch_start, which Lightning leaves out in the epoch it resumes with.
+        """
+        if batch_idx == 0:
+            entropy = [int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, self.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -201,8 +208,7 @@ class SegmentationTask(lightning.LightningModule):
                 "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(mask), sync_dist=True
             )
             return loss
-        # Image by image, so that the mean does not depend on how images are gathered into batches.
-        losses = torch.stack([self.criterion(logits[i : i + 1], mask[i : i + 1]) for i in range(len(mask))])
+        losses = self.criterion.per_image(logits, mask)
         if stage == "val":
             self.val_scores.update(logits, mask, losses)
         else:
@@ -215,11 +221,6 @@ class SegmentationTask(lightning.LightningModule):
     def _native_masks(self, logits: Tensor, batch: Batch) -> list[npt.NDArray[np.uint8]]:
         masks = mask_from_logits(logits).to(torch.uint8).cpu().numpy()
         return [self.sizing.restore_mask(mask, size) for mask, size in zip(masks, batch["size"], strict=True)]
-
-    def on_train_epoch_start(self) -> None:
-        """Draw dropout from (seed, epoch, process), so that a resumed run goes on as an uninterrupted one."""
-        entropy = [int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def on_train_epoch_end(self) -> None:
         """Log the training scores, and lower the learning rate on a plateau.
