@@ -25,13 +25,14 @@ from flexunet_pl.errors import UserError
 from flexunet_pl.pictures import as_rgb, bar_chart, legend, overlay, panel
 
 TONES = {ERROR: "bad", WARNING: "warn", NOTE: "soft"}
-SHOWN_ON_PAGE = 50
+SHOWN_ON_PAGE = 20
 PICTURES_EACH = 12
 SAMPLES_EACH = 2
 ZOOM_SIDE = 64
 HEIGHT = 200
 JPEG_QUALITY = 85
 SIZE_LIMITS = (10, 100, 1_000, 10_000, 100_000)
+SIZE_NAMES = ("10", "100", "1k", "10k", "100k")
 MOST_CLASSES_IN_CHART = 8
 
 
@@ -197,11 +198,7 @@ def _figure(rgb: UInt8Array, caption: str) -> str:
 
 def _by_size(found: Survey) -> dict[str, dict[str, float]]:
     """Count the regions of each class in ranges of area."""
-    names = [
-        f"below {SIZE_LIMITS[0]}",
-        *(f"below {limit:,}" for limit in SIZE_LIMITS[1:]),
-        f"{SIZE_LIMITS[-1]:,} and more",
-    ]
+    names = [*(f"< {name}" for name in SIZE_NAMES), f"{SIZE_NAMES[-1]} and more"]
     table = {}
     for label, areas in found.areas.items():
         if areas:
