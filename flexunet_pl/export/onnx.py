@@ -1,0 +1,129 @@
+"""A network as one ONNX file that takes images as they are and gives masks: the exported graph of the house."""
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from flexunet_pl import __version__
+from flexunet_pl.errors import UserError
+from flexunet_pl.files import atomic_path
+
+# torch's exporter speaks 18 and translates for any other number; 18 with IR 8 is read by every onnxruntime since 1.14.
+OPSET = 18
+IR_VERSION = 8
+METADATA_KEY = "flexunet_pl"
+LARGEST_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GiB; the graph itself stays far below 1 MiB
+
+
+class MaskingNetwork(nn.Module):
+    """A network with the ends that the exported graph has: images as they are -> probabilities and masks."""
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
+        """Wrap ``network``, which maps images (N, C, H, W), 0..255, to logits (N, K, H, W)."""
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Map an image uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and a mask uint8 (N, H, W)."""
+        logits = self.network(image.permute(0, 3, 1, 2))
+        if self.num_classes == 1:
+            probability = logits.sigmoid()
+            return probability.permute(0, 2, 3, 1), (probability[:, 0] > 0.5).to(torch.uint8)
+        # Transposed before the softmax and not after: onnxruntime's softmax is three times as fast along the last axis.
+        return logits.permute(0, 2, 3, 1).softmax(-1), logits.argmax(1).to(torch.uint8)
+
+
+def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> None:
+    """Write ``network`` as an ONNX file: `image` uint8 (N, H, W, C) -> `probabilities` (N, H, W, K), `mask` (N, H, W).
+
+    N, H and W are free, unless ``facts["fixed_size"]`` names the one height and width the network takes. The file
+    says nothing of the machine it was written on.
+
+    Args:
+        network: Maps images uint8 (N, C, H, W) to logits (N, K, H, W) of any size, padding and cropping by itself; on
+            the CPU. It is left as it is.
+        facts: The content of labels.json; it goes into the file's metadata under "flexunet_pl".
+        path: Where to.
+
+    Raises:
+        UserError: If the weights are too large for one file.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    if weights > LARGEST_FILE:
+        raise UserError(
+            f"{path}: {weights / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB, export a smaller network"
+        )
+    model = _traced(network, facts)
+    _remove_traces(model)
+    _describe(model, facts)
+    with atomic_path(path) as temporary:
+        onnx.save(model, temporary)
+        onnx.checker.check_model(temporary, full_check=True)
+
+
+def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
+    """Return what torch's exporter makes of the network in evaluation mode, without a word on the console."""
+    multiple = facts["size_multiple"]
+    # No side is 0 or 1, equal to another, or a multiple: torch would take such a size for a rule.
+    height, width = facts["fixed_size"] or (2 * multiple + 3, 3 * multiple + 5)
+    image = torch.zeros(2, height, width, facts["channels"], dtype=torch.uint8)
+    dynamic = {0: torch.export.Dim("batch")}
+    if facts["fixed_size"] is None:
+        dynamic |= {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    was_training = network.training
+    masking = MaskingNetwork(network, facts["num_classes"]).eval()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own internals; the file is checked against the network
+            program = torch.onnx.export(
+                masking,
+                (image,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["probabilities", "mask"],
+                dynamic_shapes=(dynamic,),
+            )
+    finally:
+        network.train(was_training)
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    return program.model_proto
+
+
+def _remove_traces(message: Any) -> None:
+    """Clear what the exporter notes for its own use, such as file names, in a protobuf message and all below it."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.type == field.TYPE_MESSAGE:
+            for part in value if isinstance(value, Iterable) else (value,):
+                _remove_traces(part)
+
+
+def _describe(model: onnx.ModelProto, facts: Mapping[str, Any]) -> None:
+    """Name the sizes, the producer and the versions, and store the facts."""
+    height, width = facts["fixed_size"] or ("height", "width")
+    sizes: dict[str, list[str | int]] = {
+        "image": ["batch", height, width, facts["channels"]],
+        "probabilities": ["batch", height, width, facts["num_classes"]],
+        "mask": ["batch", height, width],
+    }
+    for tensor in [*model.graph.input, *model.graph.output]:
+        kind = tensor.type.tensor_type.elem_type
+        tensor.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, kind, sizes[tensor.name]))
+    del model.graph.value_info[:]  # the sizes in between, as formulas only torch reads
+    model.graph.name = METADATA_KEY
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = METADATA_KEY, __version__
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, ensure_ascii=False)})
