@@ -1,0 +1,88 @@
+"""The folder of a bundle: which names it may hold, and how it appears whole or not at all."""
+
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flexunet_pl.errors import UserError
+
+LABELS, CHECK = "labels.json", "check.json"
+# The report comes last: a folder that has it holds all that it tells of.
+NAMES = (
+    "model.onnx",
+    "model.int8.onnx",
+    "model.keras",
+    "model.weights.h5",
+    "model.h5",
+    "infer.py",
+    "README.md",
+    LABELS,
+    CHECK,
+)
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Refuse a place for a bundle that is a file, or a folder with files but no bundle.
+
+    Raises:
+        UserError: If it is one.
+    """
+    repair = "give another folder, or move this one away"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, but a bundle is a folder; {repair}")
+    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
+        raise UserError(f"{out}: holds files but no bundle ({LABELS} of flexunet_pl), so nothing is written; {repair}")
+
+
+@contextlib.contextmanager
+def bundle_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder on the same disk, whose files go to ``out`` when the block succeeds.
+
+    An older bundle in ``out`` is replaced as a whole, file by file: files of its own that the new one lacks are
+    removed, files of others are left alone. If the block raises, ``out`` stays as it was, or absent.
+
+    Raises:
+        UserError: If ``out`` is neither free nor a bundle.
+    """
+    refuse_foreign_folder(out)
+    above = next(folder for folder in out.absolute().parents if folder.is_dir())
+    temporary = above / f".{out.name}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        refuse_foreign_folder(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir() and any(out.iterdir()):
+            _replace(out, temporary)
+        else:
+            temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Move the files of ``new`` over the bundle in ``out``; it is without a report until it is whole again."""
+    old_names = _read(out / CHECK).get("files", {})
+    (out / CHECK).unlink(missing_ok=True)
+    for name in NAMES:
+        if (new / name).exists():
+            (new / name).replace(out / name)
+        elif name in old_names:
+            (out / name).unlink(missing_ok=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return {"format", "classes", "checkpoint_sha256"} <= _read(folder / LABELS).keys()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, empty if there is none or it is something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
