@@ -24,11 +24,11 @@ def make_network(**settings: Any) -> FlexUNet:
             tensor.uniform_(0.5, 2.0, generator=generator)
         elif key.endswith(("bias", "running_mean")):
             tensor.normal_(0.0, 0.1, generator=generator)
-        elif key in ("encoder.0.0.weight", "bridge.0.weight") and tensor.shape[1] == network.in_channels:
+        elif tensor.ndim == 4:
             # Raw input is 255 times as large; a trained network has small first weights then.
-            tensor.normal_(0.0, 1.0 / scale / tensor[0].numel() ** 0.5, generator=generator)
-        elif key.endswith("weight") and tensor.ndim == 4:
-            tensor.normal_(0.0, tensor[0].numel() ** -0.5, generator=generator)
+            first = key in ("encoder.0.0.weight", "bridge.0.weight") and tensor.shape[1] == network.in_channels
+            spread = (2 / tensor[0].numel()) ** 0.5 / (scale if first else 1)
+            tensor.normal_(0.0, spread, generator=generator)
     return network.eval()
 
 
