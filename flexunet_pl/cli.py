@@ -1,11 +1,12 @@
 """The command line: fit, validate, test and predict through Lightning, the other commands as typed functions."""
 
 import importlib
+import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from flexunet_pl import __version__
 from flexunet_pl.errors import UserError, print_user_error, suggestion
@@ -31,7 +32,13 @@ class Command:
     parses_itself: bool = False
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS = {
+    "prepare": Command("make a data set from folders as people have them", "flexunet_pl.curation.prepare:SOURCES"),
+    "audit": Command("check a data set for faults, imbalance and leaks", "flexunet_pl.curation.audit:audit"),
+    "export": Command("turn a checkpoint into a bundle that runs anywhere", "flexunet_pl.export.bundle:export"),
+    "infer": Command("segment images with a bundle, without torch", "flexunet_pl.inference.onnx_infer:main", True),
+    "migrate": Command("take over a TensorFlowFlexUNet project", "flexunet_pl.export.migrate:migrate"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,14 +78,35 @@ def _call(name: str, command: Command, arguments: list[str]) -> int:
         return int(function(arguments))
     from jsonargparse import auto_cli  # a quarter of a second that `python -m flexunet_pl` alone need not take
 
-    return int(auto_cli(function, args=arguments, prog=f"flexunet_pl {name}", as_positional=True) or 0)
+    functions = function.values() if isinstance(function, dict) else [function]
+    words = list(_with_plain_flags(arguments, functions))
+    return int(auto_cli(function, args=words, prog=f"flexunet_pl {name}", as_positional=True) or 0)
+
+
+def _with_plain_flags(arguments: list[str], functions: Iterable[Any]) -> Iterator[str]:
+    """Let ``--as-run`` stand for ``--as_run true``, as people expect, where jsonargparse wants the latter."""
+    parameters = [item for function in functions for item in inspect.signature(function).parameters.values()]
+    flags = {parameter.name for parameter in parameters if isinstance(parameter.default, bool)}
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        option = option.replace("-", "_").replace("__", "--", 1) if option.startswith("--") else option
+        is_bare_flag = option[2:] in flags and not equals and following.lower() not in ("true", "false")
+        yield f"{option}=true" if is_bare_flag else f"{option}{equals}{value}"
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what is standard error when something is said, not when the handler was made."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def _show_log() -> None:
     """Show what the package has to say on standard error, as plain lines."""
     logger = logging.getLogger("flexunet_pl")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -13,11 +13,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
-from flexunet_pl import runs
+from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.errors import UserError, suggestion
 from flexunet_pl.files import write_text
-from flexunet_pl.training import callbacks
+from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.task import SegmentationTask
 
@@ -36,6 +36,7 @@ NO_WARNINGS = (
     r".*when using `ckpt_path`, callbacks used to create the checkpoint.*",  # evaluation needs none of them
     r".*does not have many workers.*",  # data.num_workers is the user's choice
     r".*number of training batches .* is smaller than the logging interval.*",
+    r".*The dirpath has changed.*",  # a new run that starts from another run's checkpoint has its own best
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
 )
 PATH_KEYS = (
@@ -102,9 +103,10 @@ class Parser(LightningArgumentParser):
 
 def _callback_keys() -> set[str]:
     """Return the names of the options of all callbacks and loggers a config may hold, to suggest from."""
-    classes = [*vars(lightning.pytorch.callbacks).values(), *vars(lightning.pytorch.loggers).values()]
-    classes += [member for member in vars(callbacks).values() if inspect.isclass(member)]
-    return {key for member in classes if inspect.isclass(member) for key in inspect.signature(member).parameters}
+    rooms = (lightning.pytorch.callbacks, lightning.pytorch.loggers, callbacks)
+    kinds = (lightning.Callback, lightning.pytorch.loggers.Logger)
+    classes = [one for room in rooms for one in vars(room).values() if inspect.isclass(one) and issubclass(one, kinds)]
+    return {key for one in classes for key in inspect.signature(one).parameters}
 
 
 class TrainerCLI(LightningCLI):
@@ -226,7 +228,12 @@ class TrainerCLI(LightningCLI):
         self.datamodule = SegmentationDataModule(**config.data)
         shared = {parameter: config.data[key] for parameter, key in SHARED.items()}
         shared["palette"] = self.datamodule.palette.to_mapping()
+        if isinstance(config.model.class_weights, str):
+            counts = self.datamodule.count_training_pixels()
+            config.model.class_weights = class_weights(config.model.class_weights, counts)
         self.model = SegmentationTask(**shared, **config.model)
+        if self.subcommand == "fit":
+            self.model.check_training_size(self.datamodule)
         writers: list[lightning.Callback] = [callbacks.ScoreWriter()]
         if self.subcommand == "predict":
             if config.out is None:

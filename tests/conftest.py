@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: small data, a small config, a small trained checkpoint."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,16 @@ def shared_dir() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"{folder} with real data and golden files is absent; set FLEXUNET_SHARED to where it is")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_stale_streams() -> None:
+    """Take away the handlers that Lightning bound to the standard error of the moment it was imported."""
+    import lightning.pytorch  # what makes the handlers
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    assert lightning.pytorch
 
 
 @pytest.fixture(scope="session")

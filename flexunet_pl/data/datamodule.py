@@ -10,17 +10,20 @@ import lightning
 from torch.utils.data import DataLoader
 
 from flexunet_pl.data.augment import build_augmentation
+from flexunet_pl.data.balance import Counts, count_masks, image_weights
 from flexunet_pl.data.dataset import Augment, Sample, SegmentationDataset, as_pairs, collate
 from flexunet_pl.data.layout import Layout, find_palette
+from flexunet_pl.data.manifest import fold_members
 from flexunet_pl.data.samples import Pair, ReadingRules, check_pairs, find_images, find_pairs
 from flexunet_pl.data.samples import image_size as file_size
 from flexunet_pl.data.sampling import EpochBatches, ShardedBatches
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.data.synthetic import write_dataset
-from flexunet_pl.errors import UserError
+from flexunet_pl.errors import UserError, suggestion
 
 logger = logging.getLogger(__name__)
 
+SAMPLERS = ("uniform", "by_class")
 SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ()}
 
 
@@ -52,6 +55,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
         num_workers: int = 2,
         augment: dict[str, Any] | None = None,
         synthetic_images: int = 0,
+        fold: int | None = None,
+        sampler: str = "uniform",
     ) -> None:
         """Check the settings; nothing is read yet.
 
@@ -76,6 +81,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             num_workers: Processes that read and augment; 0 reads in the training process.
             augment: Joint random changes of training images and masks, from name to options.
             synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
+            fold: Which fold of a data set prepared with folds validates; the others train.
+            sampler: How training images are drawn: uniform (each once an epoch) or by_class (every class as often).
 
         Raises:
             UserError: If a value is out of its range.
@@ -89,6 +96,12 @@ class SegmentationDataModule(lightning.LightningDataModule):
         ):
             if value is not None and value < least:
                 raise UserError(f"data.{key}={value} must be at least {least}")
+        if sampler not in SAMPLERS:
+            raise UserError(
+                f"data.sampler={sampler!r}; choose from {', '.join(SAMPLERS)}{suggestion(sampler, SAMPLERS)}"
+            )
+        if fold is not None and root is None:
+            raise UserError(f"data.fold={fold} needs data.root, a data set prepared with --folds")
         if synthetic_images and root is None:
             raise UserError("data.root is not given; name the folder that data.synthetic_images shall be written to")
         given = {
@@ -113,6 +126,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.augment: Augment | None = build_augmentation(augment, self.crop_size)
         self.synthetic_images = synthetic_images
+        self.fold = fold
+        self.sampler = sampler
         self.is_prepared = False
 
     @property
@@ -187,7 +202,10 @@ class SegmentationDataModule(lightning.LightningDataModule):
         dataset = self.dataset(self.pairs("train"), augment=self.augment, seed=self.seed)
         self._check_sizes(dataset)
         rank, world_size = self._processes()
-        batches = EpochBatches(len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
+        weights = image_weights(self.count_training_pixels()) if self.sampler == "by_class" else None
+        batches = EpochBatches(
+            len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, weights=weights
+        )
         return self._loader(dataset, batches)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -211,8 +229,17 @@ class SegmentationDataModule(lightning.LightningDataModule):
             )
         return self._evaluation_loader(self.dataset(as_pairs(images)))
 
+    def count_training_pixels(self) -> Counts:
+        """Read every training mask and return its pixels of each class, int64 (N, K), in the order of the pairs."""
+        masks = [pair.mask for pair in self.pairs("train") if pair.mask is not None]
+        return count_masks(masks, self.palette, self.rules.antialiased_masks)
+
     def _find(self, split: str) -> tuple[list[Pair], list[str]]:
-        return find_pairs(*self.layout.split(split))
+        if self.fold is None or self.layout.root is None or split == "test":
+            return find_pairs(*self.layout.split(split))
+        pairs, problems = find_pairs(*self.layout.split("train"))
+        chosen = set(fold_members(self.layout.root, self.fold)[("train", "valid").index(split)])
+        return [pair for pair in pairs if f"train/images/{pair.image.name}" in chosen], problems
 
     def _stage(self) -> str:
         return "fit" if self.trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value

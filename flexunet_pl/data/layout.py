@@ -41,12 +41,7 @@ class Layout:
                         f"data.{key}: no folder given; set data.root to a folder with {split}/images and "
                         f"{split}/masks, or give data.{split}_images and data.{split}_masks"
                     )
-                if not self.root.is_dir():
-                    raise UserError(
-                        f"data.root={self.root}: this folder does not exist. It should hold train, valid and test, "
-                        "each with images and masks: unpack the data set there, give another place with --data.root, "
-                        f"or draw a demo data set with `python -m flexunet_pl prepare synthetic {self.root}`"
-                    )
+                _check_root(self.root)
                 folder = self.root / split / kind
             if not folder.is_dir():
                 origin = f"data.{key}" if key in self.folders else "data.root"
@@ -69,8 +64,19 @@ def find_palette(palette: Mapping[str, Any] | str | None, root: str | None, synt
         return Palette.load(Path(root) / PALETTE_FILE)
     if synthetic_images:
         return Palette.from_mapping(TILE_PALETTE)
+    if root is not None:
+        _check_root(Path(root))
     where = f" and {Path(root) / PALETTE_FILE} does not exist" if root is not None else ""
     raise UserError(
         f"data.palette is not given{where}; write the class names and mask colours as a map, background first: "
         "{background: [0, 0, 0], crack: [0, 0, 255]}"
     )
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise UserError(
+            f"data.root={root}: this folder does not exist. It should hold train, valid and test, each with images and "
+            "masks: unpack the data set there, give another place with --data.root, or draw a demo data set with "
+            f"`python -m flexunet_pl prepare synthetic {root}`"
+        )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from flexunet_pl import __version__
+from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.errors import UserError
@@ -54,7 +55,7 @@ class SegmentationTask(lightning.LightningModule):
         normalization: bool | None = None,
         input_normalize: bool | None = None,
         loss: dict[str, Any] | None = None,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | str | None = None,
         optimizer: str = "adam",
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
@@ -84,7 +85,8 @@ class SegmentationTask(lightning.LightningModule):
             input_normalize: Whether the network divides its input by 255. FlexUNet only; default False.
             loss: Weight of each loss by name, such as {cross_entropy: 1.0, dice: 1.0}. By default cross_entropy alone,
                 binary_cross_entropy with one channel.
-            class_weights: Weight of each class in cross_entropy, in the order of the palette.
+            class_weights: Weight of each class in cross_entropy, in the order of the palette; on the command line also
+                median_frequency or effective_number, which count the training masks.
             optimizer: adam (in Keras' form), adamw or sgd.
             learning_rate: The rate, or its peak.
             weight_decay: Decay of the weights, biases and normalisation excepted.
@@ -120,6 +122,8 @@ class SegmentationTask(lightning.LightningModule):
         build_optimizer(optimizer, self.network, learning_rate, weight_decay)  # fails here and not when training begins
         if loss is None:
             loss = {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}
+        if isinstance(class_weights, str):
+            raise UserError(f"model.class_weights={class_weights!r} must be numbers here; the command line counts them")
         self.criterion = build_loss(loss, num_classes, class_weights)
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.palette)) for _ in range(3))
         self.tables: dict[Stage, ScoreTable] = {}
@@ -153,17 +157,21 @@ class SegmentationTask(lightning.LightningModule):
         return task.eval()
 
     def setup(self, stage: str) -> None:
-        """Check before training that the size of the images fits the network.
+        """Check before training that the size of the images fits the network, as :meth:`check_training_size` does."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(datamodule, SegmentationDataModule):
+            self.check_training_size(datamodule)
+
+    def check_training_size(self, datamodule: SegmentationDataModule) -> None:
+        """Check that the size of training images is a multiple of what the network halves it by.
 
         Raises:
-            UserError: If a side is no multiple of what the network halves it by; the message names the next size.
+            UserError: If it is not; the message names the next size.
         """
-        datamodule = getattr(self.trainer, "datamodule", None)
-        size = None if datamodule is None else datamodule.training_size
-        step = self.size_multiple
-        if stage != "fit" or size is None or all(side % step == 0 for side in size):
+        size, step = datamodule.training_size, self.size_multiple
+        if size is None or all(side % step == 0 for side in size):
             return
-        key = "image_size" if getattr(datamodule, "crop_size", None) is None else "crop_size"
+        key = "image_size" if datamodule.crop_size is None else "crop_size"
         fitting = [-(-side // step) * step for side in size]
         sides, repaired = (sizes[0] if sizes[0] == sizes[1] else list(sizes) for sizes in (size, fitting))
         raise UserError(
