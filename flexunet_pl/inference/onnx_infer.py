@@ -31,13 +31,11 @@ IndexArray = npt.NDArray[np.int64]
 Size = tuple[int, int]  # (height, width)
 Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS
 
-METADATA_KEY, METADATA_FORMAT = "flexunet_pl", 1
-OUTPUTS = ("probabilities", "mask")
+METADATA_KEY, METADATA_FORMAT, OUTPUTS = "flexunet_pl", 1, ("probabilities", "mask")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 TIFF_BITS_PER_SAMPLE, TIFF_ORIENTATION, TIFF_GREY_RGB_YCBCR = 258, 274, (1, 2, 6)
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-RESIZE_RULES = ("stretch", "keep", "none")
-SIXTEEN_BIT_RULES = (None, "full_range", "min_max")
+RESIZE_RULES, SIXTEEN_BIT_RULES = ("stretch", "keep", "none"), (None, "full_range", "min_max")
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 EXTRAS = {
     "colors": "also write the masks as RGB, to DIR/colors",
@@ -45,12 +43,10 @@ EXTRAS = {
     "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
 }
 SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
-IGNORE_INDEX = 255
-DEFAULT_MAX_PIXELS = 100_000_000
+IGNORE_INDEX, DEFAULT_MAX_PIXELS = 255, 100_000_000
 DEFAULT_OVERLAP = 128  # docs/inference.md has the measurement
 UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
 MASK_TILE, BAND_PIXELS, TIFF_BYTES = 256, 1 << 20, 1 << 24  # TIFF_BYTES are read or written at a time
-CLEAR_LINE = "\r\x1b[K"
 WORKERS = 3  # one image in the engine, one being decoded, one being written
 
 
@@ -189,6 +185,14 @@ class Tiling(NamedTuple):
     overlap: int
     step: int = 1
 
+    @classmethod
+    def checked(cls, side: int, overlap: int | None, step: int) -> "Tiling":
+        """Return tiles that advance; overlap None means 128, or a quarter of the side if that is less."""
+        overlap = min(DEFAULT_OVERLAP, side // 4) if overlap is None else overlap
+        if not 0 <= overlap <= side - step:
+            raise InferenceError(f"--tile {side} --overlap {overlap}: the overlap must be within 0..{side - step}")
+        return cls(side, overlap, step)
+
     def along(self, length: int) -> list[tuple[int, int, FloatArray]]:
         """Return (start, end, weights) of each tile on a side of ``length``; weights add up to 1 at every pixel."""
         last = math.ceil(max(0, length - self.side) / self.step) * self.step
@@ -254,8 +258,7 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
     pixels, regions, largest = (np.zeros(256, dtype=np.int64) for _ in range(3))
     row_above = np.zeros((0, 0), dtype=np.uint8)
     open_of_pixel, open_sizes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    for band in itertools.chain(bands, [None]):
-        # What is open after the last band is closed by a row of no class.
+    for band in itertools.chain(bands, [None]):  # None: a row of no class, which ends the regions still open
         rows = np.full_like(row_above, IGNORE_INDEX) if band is None else band
         pixels += np.bincount(rows.ravel(), minlength=256)
         mask = np.concatenate([row_above.reshape(-1, rows.shape[1]), rows])
@@ -384,16 +387,14 @@ class Model:
         return outputs["probabilities"][:, :height, :width], outputs["mask"][:, :height, :width]
 
     def tiling(self, side: int, overlap: int | None = None) -> Tiling:
-        """Return tiles that fit this network; overlap None means 128, or a quarter of the side if that is less."""
-        step = self.labels.size_multiple
-        overlap = min(DEFAULT_OVERLAP, side // 4) if overlap is None else overlap
-        if not 0 <= overlap <= side - step:
-            raise InferenceError(f"--tile {side} --overlap {overlap}: the overlap must be within 0..{side - step}")
-        return Tiling(side, overlap, step)
+        """Return tiles for :meth:`predict`; see :meth:`Tiling.checked`."""
+        return Tiling.checked(side, overlap, self.labels.size_multiple)
 
     def predict(self, image: str | Path | UInt8Array, tiling: Tiling | None = None) -> Prediction:
         """Segment a file or uint8 (H, W, C): whole, at the working size, or in tiles at its native size."""
         pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), self.labels)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != self.labels.channels:
+            raise InferenceError(f"image {pixels.dtype} {pixels.shape}; give uint8 (H, W, {self.labels.channels})")
         size = (pixels.shape[0], pixels.shape[1])
         if tiling is not None:
             blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run(tile)[0], tiling)
@@ -421,8 +422,7 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
     """Segment a TIFF in tiles into a TIFF; in memory are only the rows that one row of tiles covers."""
     with _explained("TIFF with --tile needs tifffile; pip install tifffile imagecodecs"):
         import tifffile
-    labels = model.labels
-    highest = np.zeros(len(labels.names), dtype=np.float32)
+    labels, highest = model.labels, np.zeros(len(model.labels.names), dtype=np.float32)
     with _whole(target) as temporary, _explained(f"{path}: cannot be segmented"), tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         height, width = size = page.imagelength, page.imagewidth
@@ -443,7 +443,7 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
                 np.maximum(highest, highest_probabilities(block), out=highest)
                 waiting, done = np.concatenate([waiting, most_probable(block)]), done + len(block)
                 if sys.stderr.isatty():
-                    sys.stderr.write(f"{CLEAR_LINE}{path}: {done} of {height} rows")
+                    sys.stderr.write(f"\r\x1b[K{path}: {done} of {height} rows")
                 while len(waiting) >= MASK_TILE or (done == height and len(waiting)):
                     yield from (waiting[:MASK_TILE, left : left + MASK_TILE] for left in range(0, width, MASK_TILE))
                     waiting = waiting[MASK_TILE:]
@@ -545,7 +545,7 @@ def infer_files(
         except InferenceError as error:
             return error if str(path) in str(error) else InferenceError(f"{path}: {error}")
 
-    rows, failed, started, clear = [SUMMARY_HEADER], 0, time.monotonic(), CLEAR_LINE if sys.stderr.isatty() else ""
+    rows, failed, started, clear = [SUMMARY_HEADER], 0, time.monotonic(), "\r\x1b[K" if sys.stderr.isatty() else ""
     with ThreadPoolExecutor(1 if tiling else WORKERS) as pool:
         for done, result in enumerate(pool.map(segment, files, masks), 1):
             if isinstance(result, InferenceError):
@@ -554,7 +554,7 @@ def infer_files(
             else:
                 rows += result
             if clear:
-                sys.stderr.write(f"{clear}{done} of {len(files)} images, {done / (time.monotonic() - started):.2f}/s")
+                sys.stderr.write(f"{clear}{done} of {len(files)}, {(time.monotonic() - started) / done:.2f} s each")
     sys.stderr.write(f"{clear}{len(files) - failed} of {len(files)} images segmented; masks and summary.csv: {out}\n")
     with _whole(out / "summary.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(rows)
