@@ -5,8 +5,9 @@
     python benchmarks/inference.py files BUNDLE                 files in, masks out, against the engine alone
 
 Each measurement of ``speed`` and ``options`` runs in a process of its own, since memory is a property of a process,
-and all of them take turns, so that a machine that slows down slows all of them. Pictures are the demo's made-up tiles.
-benchmarks/tiles.py measures tiles.
+and all of them take turns, so that a machine that slows down slows all of them. Processor time (an
+image, all threads) stands beside wall time, for on a busy machine only it says much. Pictures are the demo's made-up
+tiles. benchmarks/tiles.py measures tiles.
 """
 
 import argparse
@@ -95,20 +96,21 @@ def load_torch(setup: dict[str, Any]) -> Segment:
 
 
 def measure(setup: dict[str, Any]) -> None:
-    """Measure one setup and print {"ms": [...], "peak_mib": ...}; the outputs for the probes go to setup["out"]."""
+    """Measure one setup and print its times and its peak memory as JSON; outputs for the probes go to setup["out"]."""
     images = np.load(setup["images"])
     segment = load(setup)
     outputs = [segment(image[None])[0][0] for image in images]  # the first runs warm up
     if setup["out"]:
         np.save(setup["out"], np.stack(outputs))
     durations: list[float] = []
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     while len(durations) < 3 or time.perf_counter() - started < setup["seconds"]:
         begin = time.perf_counter()
         segment(images[len(durations) % len(images)][None])
         durations.append((time.perf_counter() - begin) * 1e3)
+    cpu_ms = (time.process_time() - cpu_started) / len(durations) * 1e3
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"ms": durations, "peak_mib": peak_mib}))
+    print(json.dumps({"ms": durations, "cpu_ms": cpu_ms, "peak_mib": peak_mib}))
 
 
 def compare(setups: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
@@ -126,15 +128,19 @@ def compare(setups: dict[str, dict[str, Any]], options: argparse.Namespace) -> N
                 results[name].append(json.loads(result.stdout.splitlines()[-1]))
         outputs = [np.load(Path(folder) / f"{number}.npy") for number in range(len(setups))]
     print(f"{options.size}x{options.size}, batch 1, {options.turns} turns; compared with {next(iter(setups))}\n")
-    print("| | ms | images/s | times as fast | peak MiB | largest difference | mask agreement | where margin > 1e-4 |")
-    print("|---" * 8 + "|")
+    print(
+        "| | ms | processor ms | images/s | times as fast | peak MiB | largest difference | mask agreement "
+        "| where margin > 1e-4 |"
+    )
+    print("|---" * 9 + "|")
     first = 0.0
     for (name, measured), probabilities in zip(results.items(), outputs, strict=True):
         ms = statistics.median(duration for result in measured for duration in result["ms"])
         first = first or ms
         peak = max(result["peak_mib"] for result in measured)
+        cpu_ms = statistics.median(result["cpu_ms"] for result in measured)
         alike = agreement(probabilities, outputs[0])
-        print(f"| {name} | {ms:.0f} | {1e3 / ms:.2f} | {first / ms:.2f} | {peak:.0f} | {alike} |")
+        print(f"| {name} | {ms:.0f} | {cpu_ms:.0f} | {1e3 / ms:.2f} | {first / ms:.2f} | {peak:.0f} | {alike} |")
 
 
 def agreement(probabilities: FloatArray, reference: FloatArray) -> str:

@@ -24,7 +24,7 @@ from flexunet_pl.data.synthetic import TILE_PALETTE
 from flexunet_pl.errors import UserError
 from flexunet_pl.export.bundle import export
 from flexunet_pl.export.calibration import Pictures, demo_images
-from flexunet_pl.export.int8_check import check_int8, refuse_loss
+from flexunet_pl.export.int8_check import check_int8, expected_confusion, refuse_loss
 from flexunet_pl.export.keras import load_keras
 from flexunet_pl.export.verify import OnnxModel
 from flexunet_pl.inference import onnx_infer
@@ -329,7 +329,7 @@ def test_demo_images_have_any_size_and_channels(size: tuple[int, int], channels:
 def test_the_loss_of_8_bits_is_measured_against_masks_or_the_float_model(whole_bundle: Path, tiny_data: Path) -> None:
     palette, sizing = Palette.from_mapping(TILE_PALETTE), Sizing(32, 32)
     paths = whole_bundle / "model.onnx", whole_bundle / "model.int8.onnx"
-    for folder, truth in (("valid", "masks"), ("valid/images", "masks of the float model")):
+    for folder, truth in (("valid", "masks"), ("valid/images", "probabilities of the float model")):
         pictures = Pictures.in_folder(tiny_data / folder, palette, sizing, ReadingRules())
         report = check_int8(*paths, pictures)
         assert report["truth"] == truth
@@ -337,11 +337,18 @@ def test_the_loss_of_8_bits_is_measured_against_masks_or_the_float_model(whole_b
         float_masks = np.stack([OnnxModel(paths[0])(image[None])[1][0] for image in pictures.images()])
         int8_masks = np.stack([OnnxModel(paths[1])(image[None])[1][0] for image in pictures.images()])
         assert report["mask_agreement"] == pytest.approx((float_masks == int8_masks).mean())
-        if truth != "masks":
-            assert report["foreground_dice_float"] in (1.0, None)
         same = check_int8(paths[0], paths[0], pictures)
         assert same["mask_agreement"] == 1
         assert same["foreground_dice_float"] == same["foreground_dice_int8"]
+
+
+def test_without_masks_a_pixel_counts_for_a_class_as_much_as_it_is_held_for_it() -> None:
+    probabilities = np.array([[[0.7, 0.3], [0.2, 0.8]]], np.float32)
+    for given in (probabilities, probabilities[..., 1:]):  # two classes, and one sigmoid that says the same
+        confusion = expected_confusion(given, np.array([[1, 1]], np.uint8), 2)
+        np.testing.assert_allclose(confusion, [[0, 0.9], [0, 1.1]], atol=1e-6)
+        confusion = expected_confusion(given, np.array([[0, 1]], np.uint8), 2)
+        np.testing.assert_allclose(confusion, [[0.7, 0.2], [0.3, 0.8]], atol=1e-6)
 
 
 @pytest.mark.parametrize(

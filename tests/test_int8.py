@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from flexunet_pl.data.synthetic import draw_sample
 from flexunet_pl.export.graph import Graph, make_node
-from flexunet_pl.export.int8 import measured_ranges, quantize_model
+from flexunet_pl.export.int8 import REWRITES, measured_ranges, quantize_model
 from flexunet_pl.export.int8_blocks import narrow_level_on_blocks, weight_on_blocks
-from flexunet_pl.export.int8_layout import head_as_product, normalisations_as_convolutions, transposed_as_convolutions
 from flexunet_pl.export.int8_plan import Code, Range
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.export.verify import OnnxModel
@@ -97,12 +96,7 @@ def in_blocks(pixels: torch.Tensor) -> torch.Tensor:
 def test_rewriting_for_8_bits_changes_no_value(exported: dict[str, Path], name: str, tmp_path: Path) -> None:
     graph = Graph(onnx.load(exported[name]))
     before = Counter(node.op_type for node in graph.nodes)
-    for rewrite in (
-        normalisations_as_convolutions,
-        narrow_level_on_blocks,
-        transposed_as_convolutions,
-        head_as_product,
-    ):
+    for rewrite in REWRITES:
         rewrite(graph)
     onnx.save(graph.to_model(), tmp_path / "rewritten.onnx")
     kinds = Counter(node.op_type for node in graph.nodes)

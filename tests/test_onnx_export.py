@@ -187,7 +187,7 @@ def test_a_single_probability_of_one_half_is_background(exported: dict[str, Expo
     assert (mask == 0).all()
 
 
-def test_any_onnxruntime_since_1_14_reads_the_file(exported: dict[str, Exported]) -> None:
+def test_versions_are_those_that_onnxruntime_reads_since_1_14(exported: dict[str, Exported]) -> None:
     model = onnx.load(exported["one sigmoid"][2])
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert model.ir_version == 8

@@ -15,6 +15,8 @@ from flexunet_pl.export.int8_layout import head_as_product, normalisations_as_co
 from flexunet_pl.export.int8_plan import Code, Plan, Range, is_convolution
 from flexunet_pl.files import atomic_path
 
+# In this order: what is a block already when transposed convolutions are looked at needs no rearrangement.
+REWRITES = (normalisations_as_convolutions, narrow_level_on_blocks, transposed_as_convolutions, head_as_product)
 LARGEST_WEIGHT = 127
 LARGEST_BIAS = 2**30  # leaves room in 32 bits for the sum of products
 
@@ -33,16 +35,19 @@ def quantize_model(source: Path, images: Iterable[UInt8Array], path: Path) -> No
         path: Where to.
     """
     graph = Graph(onnx.load(source))
-    normalisations_as_convolutions(graph)
-    narrow_level_on_blocks(graph)
-    transposed_as_convolutions(graph)
-    head_as_product(graph)
-    plan = Plan(graph)
-    ranges = measured_ranges(graph, sorted(plan.measured), images)
-    quantized = _Quantizer(graph, plan, plan.codes(ranges)).model()
+    for rewrite in REWRITES:
+        rewrite(graph)
+    quantized = quantized_model(graph, images)
     with atomic_path(path) as temporary:
         onnx.save(quantized, temporary)
         onnx.checker.check_model(temporary, full_check=True)
+
+
+def quantized_model(graph: Graph, images: Iterable[UInt8Array]) -> onnx.ModelProto:
+    """Return a graph in 8 bits as it stands, whatever has or has not been rewritten; ``graph`` is used up."""
+    plan = Plan(graph)
+    ranges = measured_ranges(graph, sorted(plan.measured), images)
+    return _Quantizer(graph, plan, plan.codes(ranges)).model()
 
 
 def measured_ranges(graph: Graph, names: list[str], images: Iterable[UInt8Array]) -> dict[str, Range]:
@@ -65,7 +70,7 @@ def measured_ranges(graph: Graph, names: list[str], images: Iterable[UInt8Array]
 
 
 class _Quantizer:
-    """Writes a graph down with the codes of a plan."""
+    """Writes a graph down with the codes of a plan, into the graph itself."""
 
     def __init__(self, graph: Graph, plan: Plan, codes: Mapping[str, Code]) -> None:
         self.graph = graph
@@ -95,9 +100,8 @@ class _Quantizer:
                 self._compute(node)
                 if name in self.plan:
                     self._encode(name, name)
-        quantized = self.graph
-        quantized.nodes = self.nodes
-        return quantized.to_model()
+        self.graph.nodes = self.nodes
+        return self.graph.to_model()
 
     def _move_image(self, node: NodeProto) -> None:
         """Do to the image's own codes what the node does to values; a cast or a factor is nothing to them."""

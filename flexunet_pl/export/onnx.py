@@ -16,7 +16,7 @@ from flexunet_pl import __version__
 from flexunet_pl.errors import UserError
 from flexunet_pl.files import atomic_path
 
-# torch's exporter speaks 18 and translates for any other number; 18 with IR 8 is read by every onnxruntime since 1.14.
+# torch's exporter speaks 18 and translates for any other number; 18 with IR 8 is what onnxruntime reads since 1.14.
 OPSET = 18
 IR_VERSION = 8
 METADATA_KEY = "flexunet_pl"
