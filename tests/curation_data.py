@@ -42,7 +42,8 @@ def write_image(path: Path, pixels: UInt8Array) -> Path:
 def write_pair(root: Path, split: str, name: str, seed: int, label: int, image: UInt8Array | None = None) -> None:
     """Write ``root/split/{images,masks}/name.png``: a surface and, for a label above 0, a square of that class."""
     pixels = surface(seed) if image is None else image
-    mask_index = spot(top=8 + seed % 20, left=8 + seed * 7 % 30).astype(np.uint8) * np.uint8(label)
+    marked = spot(pixels.shape[:2], top=8 + seed % 20, left=8 + seed * 7 % 30)
+    mask_index = marked.astype(np.uint8) * np.uint8(label)
     write_image(root / split / "images" / f"{name}.png", pixels)
     write_image(root / split / "masks" / f"{name}.png", PALETTE.decode(mask_index))
 

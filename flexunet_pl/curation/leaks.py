@@ -53,17 +53,33 @@ def find_leaks(
         elif len(found) == 1 and len(files) > 1:
             message = f"one picture, byte for byte, under {len(files)} names: {_listed(files)}; remove all but one"
             findings.append(Finding("duplicate", WARNING, message, tuple(files)))
-    for first, second, value in alike.pairs:
-        files = [items[first].file, items[second].file]
-        if items[first].sha256 == items[second].sha256:
+    for members, values in _look_alikes(alike):
+        files = [items[index].file for index in members]
+        found = _first_in_each(members, parts)
+        likeness = " and ".join(f"{value:.2f}" for value in sorted({min(values), max(values)}))
+        alike_text = f"{_listed(files)} look alike ({likeness})"
+        if all(items[index].sha256 == items[members[0]].sha256 for index in members):
             continue
-        if parts[first] != parts[second]:
-            findings.append(_leak(f"{files[0]} and {files[1]} look alike ({value:.2f}) in different splits", files))
-            pairs.append((first, second))
+        if len(found) > 1:
+            findings.append(_leak(f"{alike_text} in different splits", files))
+            pairs.append((found[0], found[1]))
         else:
-            message = f"{files[0]} and {files[1]} look alike ({value:.2f}) under different names"
-            findings.append(Finding("near-duplicate", NOTE, message, tuple(files)))
+            findings.append(Finding("near-duplicate", NOTE, f"{alike_text} under different names", tuple(files)))
     return Leaks(findings, pairs, _shares(items, groups, alike))
+
+
+def _look_alikes(alike: NearDuplicates) -> list[tuple[list[int], list[float]]]:
+    """Return the positions, sorted, of pictures that lead to each other by pairs, and the likeness of these pairs."""
+    joined = Joined({f"{position:09}" for pair in alike.pairs for position in pair[:2]})
+    for first, second, _ in alike.pairs:
+        joined.join(f"{first:09}", f"{second:09}")
+    members: dict[str, set[int]] = {}
+    values: dict[str, list[float]] = {}
+    for first, second, value in alike.pairs:
+        top = joined.top(f"{first:09}")
+        members.setdefault(top, set()).update((first, second))
+        values.setdefault(top, []).append(value)
+    return [(sorted(members[top]), values[top]) for top in sorted(members)]
 
 
 def _shares(items: Sequence[Inspection], groups: Sequence[str], alike: NearDuplicates) -> dict[str, dict[str, int]]:
@@ -105,5 +121,6 @@ def _first_in_each(members: Sequence[int], parts: Sequence[str]) -> list[int]:
 
 
 def _listed(words: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(words[:most])
-    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+    """Write "a", "a and b", "a, b and c", or, of more than ``most``, "a, b, c, d and 3 more"."""
+    *shown, last = words if len(words) <= most else [*words[:most], f"{len(words) - most} more"]
+    return f"{', '.join(shown)} and {last}" if shown else last

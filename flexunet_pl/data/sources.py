@@ -19,9 +19,6 @@ _VARIANT = re.compile(
     | (?:shrinked|sheared)_(?:-?\d+\.\d+_|-?0_\d+_)?       # a ratio, its point often written as underscore
     | sharpened_{_NUMBER}_
     | brightened_{_NUMBER}_{_NUMBER}_
-    | augmented_\d+_                                       # a copy changed in any ways at once
-    | sharpened_{_NUMBER}_
-    | brightened_{_NUMBER}_{_NUMBER}_
     | augmented_\d+_                                       # our own: a copy with all transforms of data.augment
     )(?=.)""",
     re.VERBOSE,
