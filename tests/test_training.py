@@ -174,6 +174,21 @@ def test_two_runs_with_one_seed_are_the_same(tiny_config: Path, tmp_path: Path) 
     assert not all(torch.equal(one[key], third[key]) for key in one)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("algorithm", ["value", "norm"])
+def test_gradients_are_clipped_in_mixed_precision_too(
+    optimizer: str, algorithm: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    steps = ["--trainer.precision", "bf16-mixed", "--trainer.limit_train_batches", "2", "--model.optimizer", optimizer]
+    clip = ["--trainer.gradient_clip_algorithm", algorithm, "--trainer.gradient_clip_val"]
+    for name, limit in (("free", "1e9"), ("clipped", "1e-9")):
+        arguments = ["fit", "--config", str(tiny_config), *steps, *clip, limit, "--run_dir", str(tmp_path / name)]
+        assert main(arguments) == 0
+    first, second = (weights(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("free", "clipped"))
+    # Adam divides by the size of the gradients, so that they have to fall below its eps to change anything.
+    assert not torch.equal(first["network.head.weight"], second["network.head.weight"])
+
+
 @pytest.mark.parametrize("resize", ["keep", "none"])
 def test_images_of_many_sizes_train_test_and_predict(resize: str, tiny_config: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

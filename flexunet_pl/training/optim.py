@@ -57,7 +57,11 @@ def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    return OPTIMIZERS[name]([group for group in groups if group["params"]], lr=learning_rate, weight_decay=weight_decay)
+    groups = [group for group in groups if group["params"]]
+    optimizer = OPTIMIZERS[name](groups, lr=learning_rate, weight_decay=weight_decay)
+    # A fused optimizer offers to unscale gradients itself; under mixed precision Lightning then refuses to clip them.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch declares it nowhere
+    return optimizer
 
 
 def keras_plateau(optimizer: Optimizer, factor: float, patience: int) -> ReduceLROnPlateau:
