@@ -1,0 +1,77 @@
+"""Every command of README and of docs/training.md runs, in the order of the page, where a reader would run it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from curation_data import write_mvtec
+from doc_commands import commands_in
+
+from flexunet_pl.cli import main
+
+SMALL = {
+    "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
+    "model": {"base_filters": 2, "base_kernel": 3, "num_layers": 3},
+    "data": {"image_size": 32, "num_workers": 0},
+}
+DEFECTS = {"crack": 6, "glue_strip": 6, "gray_stroke": 6, "oil": 6, "rough": 6}
+
+
+def smaller(config: Path) -> None:
+    """Shrink a shipped config in place so that a test can run it; all other keys stay as shipped."""
+    content = yaml.safe_load(config.read_text())
+    for part, values in SMALL.items():
+        content.setdefault(part, {}).update(values)
+    content["trainer"]["callbacks"] = [
+        one for one in content["trainer"].get("callbacks", []) if not one["class_path"].endswith("RichProgressBar")
+    ]
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder as a reader has it: the configs, an MVTec AD category, a project of the original."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    smaller(folder / "configs" / "tile.yaml")
+    gpus = folder / "configs" / "multi_gpu.yaml"
+    gpus.write_text(
+        gpus.read_text().replace("accelerator: gpu", "accelerator: cpu").replace("devices: auto", "devices: 2")
+    )
+    write_mvtec(folder / "mvtec_ad" / "tile", DEFECTS)
+    return folder
+
+
+def run(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command of a page, in this process (which spares loading torch) if it is ours and starts no others."""
+    if words[1:3] == ["-m", "flexunet_pl"] and not any("multi_gpu" in word or "devices" in word for word in words):
+        monkeypatch.chdir(folder)
+        assert main(words[3:]) == 0, " ".join(words)
+        return
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+
+
+def test_commands_of_the_readme_run(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in commands_in(ROOT / "README.md"):
+        if words[0] != "make":  # test_setup runs those
+            run(words, desk, monkeypatch)
+    assert (desk / "runs" / "tile-1" / "test_scores.json").is_file()
+    assert {path.name for path in (desk / "exports" / "tile").iterdir()} >= {"model.onnx", "model.keras", "model.h5"}
+    assert len(list((desk / "found" / "overlays").iterdir())) == len(list((desk / "masks").glob("*.png"))) > 0
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+@pytest.mark.full
+def test_commands_of_the_training_page_run(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in commands_in(ROOT / "docs" / "training.md"):
+        run(words, desk, monkeypatch)
