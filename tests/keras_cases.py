@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flexunet_pl.export.keras import write_keras, write_legacy_h5, write_weights_h5
 from flexunet_pl.nn.flexunet import FlexUNet
@@ -30,6 +30,30 @@ def make_network(**settings: Any) -> FlexUNet:
             spread = (2 / tensor[0].numel()) ** 0.5 / (scale if first else 1)
             tensor.normal_(0.0, spread, generator=generator)
     return network.eval()
+
+
+def enliven(network: FlexUNet, image: Tensor) -> FlexUNet:
+    """Return ``network``, rescaled so that its answers to ``image`` vary from pixel to pixel, whatever its settings.
+
+    Random weights often leave filters dead behind their ReLU, and the answer constant. Here each filter of the top
+    level gets a mean of 0 and a deviation of 1 over this image, and each logit a deviation of 1/2.
+    """
+
+    def rescale(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+        weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+        mean, deviation = output.mean((0, 2, 3)), output.std((0, 2, 3)).clamp(min=1e-3)
+        deviation = deviation * 2 if layer is network.head else deviation
+        weight.div_(deviation[:, None, None, None])
+        bias.sub_(mean).div_(deviation)
+        return (output - mean[:, None, None]) / deviation[:, None, None]
+
+    top = [*network.encoder[:1].modules(), *network.decoder[-1:].modules(), network.head]
+    hooks = [layer.register_forward_hook(rescale) for layer in top if isinstance(layer, nn.Conv2d)]
+    with torch.no_grad():
+        network(image)
+    for hook in hooks:
+        hook.remove()
+    return network
 
 
 def write(path: Path, network: FlexUNet, image_size: tuple[int, int] | None = None) -> Path:
