@@ -17,9 +17,11 @@ from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.errors import UserError, suggestion
 from flexunet_pl.files import write_text
+from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.task import SegmentationTask
+from flexunet_pl.training.tiled import TiledTask, tiling_for
 
 # What the task has to know of the data: task parameter -> key under "data" that it comes from.
 SHARED = {
@@ -157,6 +159,15 @@ class TrainerCLI(LightningCLI):
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})
             parser.add_argument("--out", type=str | None, default=None, help="Folder for the predicted masks.")
+            parser.add_argument(
+                "--tile",
+                type=int | None,
+                default=None,
+                help="Predict at native size in tiles of this side, such as 512.",
+            )
+            parser.add_argument(
+                "--overlap", type=int | None, default=None, help=f"How far tiles overlap (default: {DEFAULT_OVERLAP})."
+            )
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -225,13 +236,22 @@ class TrainerCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the DataModule, the task that fits its data, and the Trainer."""
         config = self.config[self.subcommand]
+        tile, overlap = config.get("tile"), config.get("overlap")
+        if tile is None and overlap is not None:
+            raise UserError(f"--overlap {overlap} needs --tile, the side of the tiles that overlap; give both or none")
+        if tile is not None:
+            config.data.resize = "none"
         self.datamodule = SegmentationDataModule(**config.data)
         shared = {parameter: config.data[key] for parameter, key in SHARED.items()}
         shared["palette"] = self.datamodule.palette.to_mapping()
         if isinstance(config.model.class_weights, str):
             counts = self.datamodule.count_training_pixels()
             config.model.class_weights = class_weights(config.model.class_weights, counts)
-        self.model = SegmentationTask(**shared, **config.model)
+        if tile is None:
+            self.model = SegmentationTask(**shared, **config.model)
+        else:
+            self.model = TiledTask(**shared, **config.model)
+            self.model.tiling = tiling_for(self.model.network, self.model.size_multiple, tile, overlap)
         if self.subcommand == "fit":
             self.model.check_training_size(self.datamodule)
         writers: list[lightning.Callback] = [callbacks.ScoreWriter()]

@@ -253,6 +253,30 @@ def test_openvino_says_the_same(precision: str, around: Path) -> None:
     assert Model(around, engine="openvino").labels == Model(around).labels
 
 
+def test_bf16_falls_back_to_fp32_where_the_processor_lacks_it(
+    around: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import openvino
+
+    asked = []
+
+    class OlderProcessor(openvino.Core):  # type: ignore[misc]  # openvino ships no types
+        def get_property(self, device: str, name: str) -> list[str]:
+            assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+            return ["FP32", "INT8"]
+
+        def compile_model(self, network: Any, device: str, settings: dict[str, str]) -> Any:
+            asked.append(settings["INFERENCE_PRECISION_HINT"])
+            return super().compile_model(network, device, settings)
+
+    monkeypatch.setattr(openvino, "Core", OlderProcessor)
+    image = noise(20, 30, 3)
+    prediction = Model(around, engine="openvino", precision="bf16").predict(image)
+    assert asked == ["f32"]
+    assert "--precision bf16: this processor has no bf16 instructions; going on in fp32" in capsys.readouterr().err
+    np.testing.assert_allclose(prediction.probabilities, Model(around).predict(image).probabilities, atol=1e-5)
+
+
 @pytest.mark.full
 def test_exported_network_agrees_with_torch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")

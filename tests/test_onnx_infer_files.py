@@ -1,7 +1,10 @@
 """The command line of the self-contained inference file: what it writes, mistakes, hostile files."""
 
+import io
 import json
+import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -235,6 +238,7 @@ def test_malformed_metadata(changes: dict[str, Any], message: str) -> None:
             id="provider of openvino",
         ),
         pytest.param(["MODEL", "A", "--out", "OUT", "--tile", "64", "--overlap", "64"], "must be within", id="overlap"),
+        pytest.param(["MODEL", "A", "--out", "OUT", "--overlap", "8"], "--overlap 8 needs --tile", id="no tile"),
         pytest.param(["MODEL", "A", "--out", "A"], "cannot be created", id="output is a file"),
         pytest.param(["MODEL", "A", "--out", "OUT", "--tille", "64"], "unrecognized arguments: --tille", id="mistyped"),
         pytest.param(
@@ -261,6 +265,23 @@ def test_mistakes(
     assert error.startswith("error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_grows_on_a_terminal(
+    brightest: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main([str(brightest), str(photos), "--out", str(tmp_path / "masks")]) == 0
+    shown = terminal.getvalue().split("\r\x1b[K")
+    assert re.fullmatch(r"\[#{10} {10}\] 1 of 2 images, \d+ s left", shown[1])
+    assert shown[2] == f"[{'#' * 20}] 2 of 2 images, 0 s left"
+    assert shown[3].startswith("2 of 2 images segmented")
 
 
 def test_providers_by_their_beginning(brightest: Path) -> None:

@@ -16,7 +16,7 @@ from flexunet_pl.export.int8 import quantize_model
 from flexunet_pl.export.int8_check import check_int8, refuse_loss
 from flexunet_pl.export.keras import write_keras, write_legacy_h5, write_weights_h5
 from flexunet_pl.export.onnx import export_onnx
-from flexunet_pl.export.verify import verify_onnx
+from flexunet_pl.export.verify import TOLERANCE, ZOO_TOLERANCE, verify_onnx
 from flexunet_pl.files import write_bytes, write_json, write_text
 from flexunet_pl.inference import onnx_infer
 from flexunet_pl.nn.flexunet import FlexUNet
@@ -92,7 +92,10 @@ def export(
         if "onnx" in asked:
             logger.info("writing %s", MODEL)
             export_onnx(network, facts, folder / MODEL)
-            report[MODEL] = verify_onnx(network, folder / MODEL, facts, _verification_images(facts, pictures))
+            tolerance = TOLERANCE if isinstance(network, FlexUNet) else ZOO_TOLERANCE
+            report[MODEL] = verify_onnx(
+                network, folder / MODEL, facts, _verification_images(facts, pictures), tolerance
+            )
             write_bytes(folder / "infer.py", Path(onnx_infer.__file__).read_bytes())
         if int8 and pictures is not None:
             logger.info("writing %s", INT8_MODEL)

@@ -157,10 +157,8 @@ def _eight_bit(path: Path, values: npt.NDArray[Any], rule: str | None, extremes:
 
 
 def _with_channels(image: Image.Image, channels: int) -> UInt8Array:
-    if image.mode in ("LA", "PA", "P"):
-        image = image.convert("RGBA")
-    pixels = np.array(image.convert(MODE_OF_CHANNELS[channels]))
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    image = image.convert("RGBA") if image.mode in ("LA", "PA", "P") else image
+    return np.atleast_3d(np.array(image.convert(MODE_OF_CHANNELS[channels])))
 
 
 def working_image(image: UInt8Array, labels: Labels) -> tuple[UInt8Array, Size]:
@@ -252,8 +250,8 @@ def highest_probabilities(probabilities: FloatArray) -> FloatArray:
 def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArray]:
     """Measure the regions (8-connected) in a mask given as bands of rows uint8 (rows, W), top to bottom.
 
-    Returns for each class index its pixels, its regions, and the pixels of the largest one, each int64 (256,). Between
-    bands only the regions that touch the last row are remembered: memory does not grow with the image.
+    Returns for each class index its pixels, its regions, and the pixels of the largest one, each int64 (256,). Only the
+    last row, and the regions that touch it, are remembered between bands.
     """
     pixels, regions, largest = (np.zeros(256, dtype=np.int64) for _ in range(3))
     row_above = np.zeros((0, 0), dtype=np.uint8)
@@ -284,8 +282,7 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
             sizes[chosen] = open_sizes
         roots = _connected(len(first), np.concatenate(upper), np.concatenate(lower))
         sizes = np.bincount(roots, weights=sizes, minlength=len(first)).astype(np.int64)
-        is_open = np.zeros(len(first), dtype=bool)
-        is_open[roots[run_of[-1]]] = True
+        is_open = np.bincount(roots[run_of[-1]], minlength=len(first)) > 0
         closed = (roots == np.arange(len(first))) & ~is_open
         classes = mask.ravel()[first[closed]]
         regions += np.bincount(classes, minlength=256)
@@ -332,6 +329,9 @@ def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence
     if providers:
         raise InferenceError("--providers belongs to --engine onnxruntime; leave it out with openvino")
     core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        sys.stderr.write("--precision bf16: this processor has no bf16 instructions; going on in fp32\n")
+        precision = "fp32"
     network = core.read_model(path)
     place = ["framework", METADATA_KEY]
     metadata = {METADATA_KEY: str(network.get_rt_info(place).value)} if network.has_rt_info(place) else {}
@@ -358,14 +358,11 @@ class Model:
         self,
         path: str | Path,
         engine: str = "onnxruntime",
-        threads: int | None = None,
-        precision: str = "fp32",
-        providers: Sequence[str] = (),
+        threads: int | None = None,  # None: all cores
+        precision: str = "fp32",  # "bf16" needs openvino
+        providers: Sequence[str] = (),  # of onnxruntime, such as "cuda"; empty: the CPU
     ) -> None:
-        """Load an .onnx file or a bundle (a folder with model.onnx) into an engine of ENGINES; None means all cores.
-
-        ``precision`` "bf16" needs openvino; ``providers`` are onnxruntime's, such as "cuda" (empty: the CPU).
-        """
+        """Load an .onnx file or a bundle (a folder with model.onnx) into an engine of ENGINES."""
         path = Path(path) / "model.onnx" if Path(path).is_dir() else Path(path)
         if not path.is_file():
             raise InferenceError(f"{path}: no such model; give an .onnx file, or a folder that holds model.onnx")
@@ -554,7 +551,8 @@ def infer_files(
             else:
                 rows += result
             if clear:
-                sys.stderr.write(f"{clear}{done} of {len(files)}, {(time.monotonic() - started) / done:.2f} s each")
+                bar, left = "#" * (20 * done // len(files)), (time.monotonic() - started) * (len(files) / done - 1)
+                sys.stderr.write(f"{clear}[{bar:20}] {done} of {len(files)} images, {left:.0f} s left")
     sys.stderr.write(f"{clear}{len(files) - failed} of {len(files)} images segmented; masks and summary.csv: {out}\n")
     with _whole(out / "summary.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(rows)
@@ -584,6 +582,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     pillow_limit = Image.MAX_IMAGE_PIXELS
     try:
         options = parser.parse_args(argv)
+        if options.overlap is not None and options.tile is None:
+            parser.error(f"--overlap {options.overlap} needs --tile")
         Image.MAX_IMAGE_PIXELS = None  # --max-pixels stands in for it
         files = find_images(options.images)
         model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
