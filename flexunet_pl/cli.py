@@ -37,6 +37,7 @@ COMMANDS = {
     "audit": Command("check a data set for faults, imbalance and leaks", "flexunet_pl.curation.audit:audit"),
     "export": Command("turn a checkpoint into a bundle that runs anywhere", "flexunet_pl.export.bundle:export"),
     "infer": Command("segment images with a bundle, without torch", "flexunet_pl.inference.onnx_infer:main", True),
+    "report": Command("show on a page how good a model is, or compare two", "flexunet_pl.report.command:report", True),
     "migrate": Command("take over a TensorFlowFlexUNet project", "flexunet_pl.export.migrate:migrate"),
 }
 

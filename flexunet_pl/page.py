@@ -42,14 +42,15 @@ figcaption { color: var(--soft); font-size: .85rem; margin-top: .2rem; }
 """
 
 
-def page(title: str, pieces: Sequence[str]) -> str:
-    """Return a whole HTML document with a heading and the given pieces of HTML."""
+def page(title: str, pieces: Sequence[str], style: str = "", script: str = "") -> str:
+    """Return a whole HTML document with a heading and the given pieces of HTML, and more style and a script if any."""
+    behaviour = f"<script>{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
         + "\n".join(pieces)
-        + "\n</body>\n</html>\n"
+        + f"\n{behaviour}</body>\n</html>\n"
     )
 
 
@@ -100,12 +101,21 @@ def picture(content: bytes, caption: str) -> str:
     Raises:
         ValueError: If the bytes are none of these.
     """
+    label = escape(caption)
+    image = f'<img loading="lazy" alt="{label}" src="{data_url(content)}">'
+    return f"<figure>{image}<figcaption>{label}</figcaption></figure>"
+
+
+def data_url(content: bytes) -> str:
+    """Return the bytes of a PNG, JPEG, WebP or GIF file as an address that holds them.
+
+    Raises:
+        ValueError: If the bytes are none of these.
+    """
     kind = next((kind for signature, kind in SIGNATURES.items() if content.startswith(signature)), None)
     if kind is None:
         raise ValueError(f"a picture must be PNG, JPEG, WebP or GIF; these bytes begin with {content[:4]!r}")
-    source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    label = escape(caption)
-    return f'<figure><img loading="lazy" alt="{label}" src="{source}"><figcaption>{label}</figcaption></figure>'
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def gallery(figures: Sequence[str]) -> str:

@@ -15,7 +15,12 @@ GAP = 6
 PAPER = (250, 250, 250)
 INK = (32, 32, 32)
 # Told apart by people with any kind of colour vision (Okabe and Ito).
+MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "invented", "wrong class", "right"
+ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
 BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+
+
+_ERROR_TABLE = ((0, 0, 0), *ERROR_COLORS.values())
 
 
 def as_rgb(image: UInt8Array) -> UInt8Array:
@@ -24,7 +29,7 @@ def as_rgb(image: UInt8Array) -> UInt8Array:
 
 
 def colored(mask_index: UInt8Array, colors: npt.ArrayLike) -> UInt8Array:
-    """Map class indices uint8 (H, W) to colours uint8 (H, W, 3); indices beyond ``colors`` (K, 3) become white."""
+    """Map class indices uint8 (...) to colours uint8 (..., 3); indices beyond ``colors`` (K, 3) become white."""
     table = np.full((256, 3), 255, dtype=np.uint8)
     known = np.asarray(colors, dtype=np.uint8)
     table[: len(known)] = known
@@ -43,13 +48,38 @@ def overlay(image: UInt8Array, mask_index: UInt8Array, colors: npt.ArrayLike, op
     Returns:
         uint8 (H, W, 3).
     """
-    rgb = as_rgb(image)
+    laid = as_rgb(image).copy()
     foreground = (mask_index != 0) & (mask_index != 255)
-    paint = colored(mask_index, colors)
-    blended = (rgb * (1 - opacity) + paint * opacity).round().astype(np.uint8)
-    laid = np.where(foreground[..., None], blended, rgb)
+    paint = colored(mask_index[foreground], colors)
+    laid[foreground] = (laid[foreground] * (1 - opacity) + paint * opacity).round()
     edge = contour(mask_index) & foreground
-    laid[edge] = paint[edge]
+    laid[edge] = colored(mask_index[edge], colors)
+    return laid
+
+
+def error_overlay(image: UInt8Array, truth: UInt8Array, predicted: UInt8Array) -> UInt8Array:
+    """Lay what a prediction got wrong over an image: missed, invented, wrong class; what is right has a contour only.
+
+    The colours are ERROR_COLORS, which people with any kind of colour vision tell apart.
+
+    Args:
+        image: uint8 (H, W, C).
+        truth: Class indices uint8 (H, W); nothing is drawn where it is 255 (ignore).
+        predicted: Class indices uint8 (H, W).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    found = np.zeros(truth.shape, dtype=np.uint8)
+    found[(truth != 0) & (predicted == 0)] = 1
+    found[(truth == 0) & (predicted != 0)] = 2
+    found[(truth != 0) & (predicted != 0)] = 3
+    found[(truth != 0) & (predicted == truth)] = 4
+    found[truth == 255] = 255
+    dimmed = as_rgb(image) // 2 + 40  # greyed a little, so that the colours stand out on any surface
+    laid = overlay(dimmed, np.where(found == 4, 0, found), _ERROR_TABLE, opacity=0.7)
+    edge = contour(found) & (found == 4)
+    laid[edge] = ERROR_COLORS[RIGHT]
     return laid
 
 

@@ -16,7 +16,7 @@ from flexunet_pl.training import runs
 def test_no_arguments_show_what_one_can_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "predict", "prepare", "audit", "export", "infer"):
+    for command in ("fit", "validate", "test", "predict", "prepare", "audit", "export", "infer", "report"):
         assert f"\n  {command} " in shown
 
 

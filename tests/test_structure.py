@@ -74,7 +74,14 @@ def test_rooms_are_small(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["prepare", "--help"], ["prepare", "folders", "--help"], ["audit", "--help"], ["infer", "--help"]],
+    [
+        [],
+        ["prepare", "--help"],
+        ["prepare", "folders", "--help"],
+        ["audit", "--help"],
+        ["infer", "--help"],
+        ["report", "--help"],
+    ],
     ids=" ".join,
 )
 def test_what_needs_no_torch_does_not_load_it(arguments: list[str]) -> None:

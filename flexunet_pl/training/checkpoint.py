@@ -1,6 +1,7 @@
 """Read checkpoints that may come from anywhere."""
 
 import pickle
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -9,6 +10,22 @@ from typing import Any
 import torch
 
 from flexunet_pl.errors import UserError
+
+# What torch's unpickler raises on files that are no checkpoints: it follows whatever their bytes say.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    struct.error,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -23,7 +40,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd files before it raises
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: cannot be read as a checkpoint ({reason}); it may be damaged or another kind of file"
