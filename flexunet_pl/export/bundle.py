@@ -117,9 +117,18 @@ def export(
 
 
 def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
-    """Return the content of labels.json: all that is needed to use the model, as built-in types."""
+    """Return the content of labels.json: all that is needed to use the model, as built-in types.
+
+    Raises:
+        UserError: If the graph of this network takes one size only, and images keep theirs.
+    """
     palette, settings = task.palette, task.hparams
-    fixed_size = getattr(task.network, "fixed_size", None)
+    takes_any_size = getattr(task.network, "exports_any_size", True)
+    if not takes_any_size and task.sizing.rule == "none":
+        raise UserError(
+            f"{ckpt}: the graph of a {settings['network']!r} takes one size only, and data.resize=none leaves images "
+            "at theirs; train with data.resize=keep or stretch, or with another network"
+        )
     return {
         "format": FORMAT,
         "version": __version__,
@@ -133,7 +142,7 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
         "resize": task.sizing.rule,
         "sixteen_bit": settings["sixteen_bit"],
         "size_multiple": task.size_multiple,
-        "fixed_size": None if fixed_size is None else list(fixed_size),
+        "fixed_size": None if takes_any_size else [task.sizing.height, task.sizing.width],
         "checkpoint_sha256": _sha256(ckpt),
         "network": settings["network"],
     }
