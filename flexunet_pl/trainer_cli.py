@@ -207,7 +207,8 @@ class TrainerCLI(LightningCLI):
             ):
                 continue
             before = config[group][name]
-            if before not in (value, defaults[group][name]) and not _same(before, value):
+            # A checkpoint has the weights of its encoder; no file of others is read, and none is named.
+            if name != "encoder_weights" and before not in (value, defaults[group][name]) and not _same(before, value):
                 differences.append(f"  {place}: {before} in the config, {value} in the checkpoint")
             config[group][name] = value
         if differences:
@@ -251,7 +252,7 @@ class TrainerCLI(LightningCLI):
             self.model = SegmentationTask(**shared, **config.model)
         else:
             self.model = TiledTask(**shared, **config.model)
-            self.model.tiling = tiling_for(self.model.size_multiple, tile, overlap)
+            self.model.tiling = tiling_for(self.model.network, self.model.size_multiple, tile, overlap)
         if self.subcommand == "fit":
             self.model.check_training_size(self.datamodule)
         writers: list[lightning.Callback] = [callbacks.ScoreWriter()]

@@ -94,6 +94,10 @@ def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
                 output_names=["probabilities", "mask"],
                 dynamic_shapes=(dynamic,),
             )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        sizes = "free sizes" if facts["fixed_size"] is None else f"{height}x{width} pixels"
+        raise UserError(f"torch cannot export this network with {sizes} ({reason}); train another network") from error
     finally:
         network.train(was_training)
     if program is None:

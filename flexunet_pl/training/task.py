@@ -18,9 +18,9 @@ from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.errors import UserError
-from flexunet_pl.nn.flexunet import FlexUNet
 from flexunet_pl.nn.losses import build_loss
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
+from flexunet_pl.nn.networks import build_network
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.optim import STEP_SCHEDULES, build_optimizer, check_schedule, keras_plateau
 
@@ -54,6 +54,8 @@ class SegmentationTask(lightning.LightningModule):
         activation: str | None = None,
         normalization: bool | None = None,
         input_normalize: bool | None = None,
+        encoder: str | None = None,
+        encoder_weights: str | None = None,
         loss: dict[str, Any] | None = None,
         class_weights: list[float] | str | None = None,
         optimizer: str = "adam",
@@ -70,7 +72,8 @@ class SegmentationTask(lightning.LightningModule):
             palette: Class names and colours, background first; the command line takes it from ``data``.
             num_classes: Output channels. It follows from the palette and need not be given; 1 turns a palette of two
                 classes into one sigmoid channel.
-            network: Architecture.
+            network: flexunet, unet, unetplusplus, deeplabv3plus, segformer, upernet, manet, linknet, fpn, pspnet, pan
+                or dpt.
             in_channels: Channels of the images; the command line takes it from ``data.channels``.
             image_size: Working size, one side or [height, width]; the command line takes it from ``data``.
             resize: How images get to the working size; the command line takes it from ``data``.
@@ -83,6 +86,10 @@ class SegmentationTask(lightning.LightningModule):
             activation: One of relu, mish, gelu, silu, elu, leaky_relu. FlexUNet only; default relu.
             normalization: Whether a BatchNorm follows each activation. FlexUNet only; default False.
             input_normalize: Whether the network divides its input by 255. FlexUNet only; default False.
+            encoder: Encoder of a network other than FlexUNet: a name of segmentation-models-pytorch, or tu- and a name
+                of timm. Default resnet34, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
+            encoder_weights: File with weights for the encoder, or the name of published ones (imagenet), which are
+                fetched. By default none: training begins with random weights.
             loss: Weight of each loss by name, such as {cross_entropy: 1.0, dice: 1.0}. By default cross_entropy alone,
                 binary_cross_entropy with one channel.
             class_weights: Weight of each class in cross_entropy, in the order of the palette; on the command line also
@@ -112,11 +119,10 @@ class SegmentationTask(lightning.LightningModule):
             "activation": activation,
             "normalization": normalization,
             "input_normalize": input_normalize,
+            "encoder": encoder,
+            "encoder_weights": encoder_weights,
         }
-        if network != "flexunet":
-            raise UserError(f"model.network={network!r}; choose from flexunet")
-        settings = flexunet_settings(given)
-        self.network = FlexUNet(num_classes, in_channels, **settings)
+        self.network, settings = build_network(network, num_classes, in_channels, given)
         self.size_multiple = self.network.size_multiple
         check_schedule(schedule, plateau_factor, plateau_patience)
         build_optimizer(optimizer, self.network, learning_rate, weight_decay)  # fails here and not when training begins
@@ -174,9 +180,10 @@ class SegmentationTask(lightning.LightningModule):
         key = "image_size" if datamodule.crop_size is None else "crop_size"
         fitting = [-(-side // step) * step for side in size]
         sides, repaired = (sizes[0] if sizes[0] == sizes[1] else list(sizes) for sizes in (size, fitting))
+        name, levels = self.hparams["network"], self.hparams["num_layers"]
+        which = f"network={name}" if levels is None else f"num_layers={levels}"
         raise UserError(
-            f"data.{key}={sides} must be a multiple of {step} to train this network "
-            f"(num_layers={self.hparams['num_layers']}); try {repaired}"
+            f"data.{key}={sides} must be a multiple of {step} to train this network ({which}); try {repaired}"
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -296,12 +303,6 @@ class SegmentationTask(lightning.LightningModule):
             raise UserError(f"model.schedule={name} needs an end; set trainer.max_epochs or trainer.max_steps")
         scheduler = STEP_SCHEDULES[name](optimizer, int(total_steps), settings["warmup_steps"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def flexunet_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Return FlexUNet's settings: those ``given`` that are not None, the others by default."""
-    defaults = {key: parameter.default for key, parameter in inspect.signature(FlexUNet).parameters.items()}
-    return {key: defaults[key] if value is None else value for key, value in given.items()}
 
 
 def _checked_num_classes(num_classes: int | None, classes: int) -> int:

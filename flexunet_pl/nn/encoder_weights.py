@@ -1,0 +1,158 @@
+"""Weights for the encoder of a zoo network: from a file of any of the usual kinds, never unpickled, or by name."""
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flexunet_pl.errors import UserError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# Where files keep the weights, if not at the top.
+CONTAINERS = ("state_dict", "model_state_dict", "state_dict_ema", "model")
+# What may stand before the names of an encoder's weights: nothing, this package, segmentation-models-pytorch, others.
+PREFIXES = ("", "network.model.encoder.", "model.encoder.", "encoder.", "model.", "module.", "backbone.")
+# How timm names the layers of a model that it takes apart: "stages.0.x" becomes "stages_0.x", and smp adds "model.".
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    lambda name: name,
+    lambda name: f"model.{name}",
+    lambda name: "model." + name.replace(".", "_", 1),
+)
+
+
+def is_file(encoder_weights: str) -> bool:
+    """Tell whether a setting means a file rather than the name of published weights."""
+    return "/" in encoder_weights or encoder_weights.endswith(SUFFIXES) or Path(encoder_weights).is_file()
+
+
+def load_encoder_weights(encoder: nn.Module, path: str, name: str) -> None:
+    """Load weights from a file into an encoder; what else the file holds, such as a classifier, is left out.
+
+    A first layer for three channels is adapted to others: its weights are repeated in turn and scaled, so that grey
+    images given to all channels look the same.
+
+    Args:
+        encoder: The encoder; its buffers are loaded too.
+        path: A file of safetensors, or one that torch.save wrote; the latter is read without unpickling anything.
+        name: The encoder's name, for messages.
+
+    Raises:
+        UserError: If the file does not exist, is damaged, or lacks weights of this encoder.
+    """
+    weights = read_weights(Path(path))
+    wanted = encoder.state_dict()
+    found = max(_candidates(weights, wanted), key=len)
+    found = {key: _for_channels(value, wanted[key]) for key, value in found.items()}
+    # Counters of batches are of no use outside training, and older files lack them.
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(
+            f"model.encoder_weights={path}: holds {len(wanted) - len(missing)} of the {len(wanted)} weights of the "
+            f"encoder {name!r}; the first one missing is {missing[0]!r}. Give the file of that encoder, or name "
+            "another in model.encoder"
+        )
+    for key, value in found.items():
+        if value.shape != wanted[key].shape:
+            raise UserError(
+                f"model.encoder_weights={path}: {key} is {list(value.shape)} in the file and "
+                f"{list(wanted[key].shape)} in the encoder {name!r}; name the file's encoder in model.encoder"
+            )
+    with torch.no_grad():
+        for key, value in found.items():
+            wanted[key].copy_(value)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name; no code in the file is run.
+
+    Raises:
+        UserError: If the file does not exist, is damaged or holds none.
+    """
+    if not path.is_file():
+        raise UserError(f"model.encoder_weights={path}: this file does not exist; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        ValueError,
+        SafetensorError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"model.encoder_weights={path}: cannot be read as weights ({reason}); it may be damaged, or hold objects, "
+            "which are never unpickled: save the state_dict alone"
+        ) from error
+    for key in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = content.items() if isinstance(content, Mapping) else ()
+    weights = {key: value for key, value in tensors if isinstance(key, str) and isinstance(value, Tensor)}
+    if not weights:
+        raise UserError(f"model.encoder_weights={path}: holds no weights by name; save the state_dict of a model")
+    return weights
+
+
+def fetched_weights(encoder: str, weights: str, in_channels: int) -> dict[str, Tensor]:
+    """Return published weights of an encoder, fetched from the hub that segmentation-models-pytorch or timm uses.
+
+    Raises:
+        UserError: If there are none of that name, or the hub is out of reach.
+    """
+    from segmentation_models_pytorch.encoders import encoders, get_encoder
+
+    if encoder.startswith("tu-"):
+        argument: str | bool = True  # timm has one set for each name; a tag after a dot chooses among several
+    else:
+        known = list(encoders[encoder]["pretrained_settings"])
+        if weights not in known:
+            raise UserError(
+                f"model.encoder_weights={weights!r} of {encoder!r}: choose from {', '.join(known) or 'none'}, or give "
+                "a file"
+            )
+        argument = weights
+    try:
+        part = get_encoder(encoder, in_channels=in_channels, weights=argument)
+    except Exception as error:  # each hub and each network fails in its own way
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"model.encoder_weights={weights!r} of {encoder!r} cannot be fetched ({type(error).__name__}: {reason}); "
+            "download the file on a machine that reaches the hub, and give its path"
+        ) from error
+    fetched: dict[str, Tensor] = part.state_dict()
+    return fetched
+
+
+def _candidates(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return, for each way to read the names in a file, the weights that are wanted."""
+    candidates = []
+    for prefix in PREFIXES:
+        inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        for spell in SPELLINGS:
+            spelt = {spell(key): value for key, value in inner.items()}
+            candidates.append({key: value for key, value in spelt.items() if key in wanted})
+    return candidates
+
+
+def _for_channels(weight: Tensor, wanted: Tensor) -> Tensor:
+    """Adapt the weight (O, 3, k, k) of a first convolution to the channels of ``wanted`` (O, C, k, k)."""
+    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[0] != wanted.shape[0] or wanted.shape[1] == 3:
+        return weight
+    channels = wanted.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % 3] * (3 / channels)

@@ -1,0 +1,213 @@
+"""Other architectures, from segmentation-models-pytorch, behind the contract of FlexUNet."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.nn.encoder_weights import fetched_weights, is_file, load_encoder_weights
+from flexunet_pl.nn.flexunet import pad_to_multiple
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the house has to know of an architecture.
+
+    Attributes:
+        class_name: Its class in segmentation_models_pytorch.
+        encoder: The encoder it has unless another is asked for.
+        size_multiple: Images are padded to multiples of this.
+        exports_any_size: Whether an exported graph can take images of any size. Pools to a fixed number of cells and
+            tokens with learnt positions are exported for one size.
+    """
+
+    class_name: str
+    encoder: str = "resnet34"
+    size_multiple: int = 32
+    exports_any_size: bool = True
+
+
+ZOO = {
+    "unet": Architecture("Unet"),
+    "unetplusplus": Architecture("UnetPlusPlus"),
+    "deeplabv3plus": Architecture("DeepLabV3Plus"),
+    "segformer": Architecture("Segformer", encoder="mit_b0"),
+    "upernet": Architecture("UPerNet", exports_any_size=False),
+    "manet": Architecture("MAnet"),
+    "linknet": Architecture("Linknet"),
+    "fpn": Architecture("FPN"),
+    "pspnet": Architecture("PSPNet", exports_any_size=False),
+    # Its decoder halves the features, a sixteenth of the image, three times more.
+    "pan": Architecture("PAN", size_multiple=128),
+    "dpt": Architecture("DPT", encoder="tu-vit_small_patch16_224", exports_any_size=False),
+}
+
+# Encoders that attend in windows, whose number torch's exporter takes for constant.
+WINDOWED = ("tu-swin", "tu-maxvit", "tu-maxxvit", "tu-coatnet")
+
+# Mean and standard deviation of R, G, B, in 0..1, that pretrained encoders expect; timm knows those of "tu-" encoders.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NORMALISATIONS = {
+    "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+    "inception": HALF,
+    "xception": HALF,
+}
+
+
+class ZooNetwork(nn.Module):
+    """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W), any H and W.
+
+    Padding to ``size_multiple``, cropping, and the normalisation that the encoder was pretrained with are inside.
+    ``encoder`` is the name of the encoder, ``exports_any_size`` that of :class:`Architecture`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        in_channels: int = 3,
+        encoder: str | None = None,
+        encoder_weights: str | None = None,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            name: A key of ``ZOO``.
+            num_classes: Output channels K.
+            in_channels: Channels of the image.
+            encoder: An encoder of segmentation-models-pytorch, or "tu-" and a model of timm; by default the
+                architecture's own.
+            encoder_weights: A file with weights for the encoder, or the name of published ones, such as "imagenet",
+                which are fetched; None begins with random weights.
+
+        Raises:
+            UserError: If encoder or weights are unknown, out of reach, or do not fit.
+        """
+        super().__init__()
+        # Takes seconds to import; most runs are FlexUNet's.
+        import segmentation_models_pytorch as smp
+
+        architecture = ZOO[name]
+        self.encoder = architecture.encoder if encoder is None else encoder
+        self.size_multiple = architecture.size_multiple
+        self.exports_any_size = architecture.exports_any_size and not self.encoder.startswith(WINDOWED)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        _check_encoder(name, self.encoder)
+        mean, std = (_per_channel(values, in_channels) for values in _normalisation(self.encoder))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        build: Any = getattr(smp, architecture.class_name)
+        fixed = {"encoder_name": self.encoder, "encoder_weights": None}
+        try:
+            self.model: nn.Module = _built(build, fixed | {"in_channels": in_channels, "classes": num_classes})
+            _survive_lone_values(self.model)
+            self._try_out()
+        except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"model.encoder={self.encoder!r} does not work with model.network={name!r} ({reason}); "
+                f"try {architecture.encoder!r}"
+            ) from error
+        if encoder_weights is not None:
+            part: Any = self.model.get_submodule("encoder")
+            if is_file(encoder_weights):
+                load_encoder_weights(part, encoder_weights, self.encoder)
+            else:
+                part.load_state_dict(fetched_weights(self.encoder, encoder_weights, in_channels))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
+        height, width = image.shape[-2:]
+        x = pad_to_multiple((image.to(self.mean.dtype) - self.mean) / self.std, self.size_multiple)
+        logits: Tensor = self.model(x)
+        return logits[..., :height, :width]
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Run the smallest image, for timm's models are many and not all of them take what others take."""
+        if not self.encoder.startswith("tu-"):
+            return
+        side = self.size_multiple
+        was_training = self.training
+        size = self.eval()(torch.zeros(1, self.in_channels, side, 2 * side)).shape[-2:]
+        self.train(was_training)
+        if size != (side, 2 * side):
+            raise ValueError(f"an image of {side}x{2 * side} pixels gives a mask of {size[0]}x{size[1]}")
+
+
+class LoneValueBatchNorm(nn.BatchNorm2d):
+    """A BatchNorm that uses its running statistics where there is one value a channel, which has no variance.
+
+    That happens to pooled features when the last batch of an epoch is one image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same."""
+        if self.training and x.numel() == x.shape[1]:
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(x)
+
+
+def _survive_lone_values(network: nn.Module) -> None:
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = LoneValueBatchNorm
+
+
+def _built(build: Any, settings: dict[str, Any]) -> nn.Module:
+    """Call ``build``, so that encoders of tokens take images of any size."""
+    if settings["encoder_name"].startswith("tu-"):
+        for option in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+            try:
+                network: nn.Module = build(**settings, **option)
+            except TypeError:
+                continue  # this model knows no such option
+            return network
+    plain: nn.Module = build(**settings)
+    return plain
+
+
+def _check_encoder(network: str, encoder: str) -> None:
+    """Raise the UserError that suggests a known encoder, unless this one is known."""
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    if encoder.startswith("tu-"):
+        if not timm.is_model(encoder.removeprefix("tu-")):
+            known = [f"tu-{name}" for name in timm.list_models()]
+            raise UserError(f"model.encoder={encoder!r}: timm has no such model{suggestion(encoder, known)}")
+        return
+    known = [name for name in get_encoder_names() if not name.startswith("timm-")]
+    if network == "dpt":
+        raise UserError(f"model.encoder={encoder!r}: dpt needs a transformer of timm, such as {ZOO['dpt'].encoder!r}")
+    if encoder not in known:
+        raise UserError(
+            f"model.encoder={encoder!r}; choose from {', '.join(known)}, or 'tu-' and the name of a timm model"
+            f"{suggestion(encoder, known)}"
+        )
+
+
+def _normalisation(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of R, G, B, in 0..1, that weights of this encoder expect."""
+    if encoder.startswith("tu-"):
+        import timm
+
+        facts = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        return IMAGENET if facts is None else (tuple(facts.mean), tuple(facts.std))
+    return next((values for prefix, values in NORMALISATIONS.items() if encoder.startswith(prefix)), IMAGENET)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
+    """Map values of R, G, B in 0..1 to float32 (1, C, 1, 1) in 0..255: their mean for grey, else repeated in turn."""
+    chosen = [sum(values) / 3] if channels == 1 else [values[channel % 3] for channel in range(channels)]
+    return 255 * torch.tensor(chosen).view(1, -1, 1, 1)
