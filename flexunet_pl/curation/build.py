@@ -16,6 +16,7 @@ from flexunet_pl.curation.target import add_file, claim, raise_all, refuse_stran
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.manifest import Row, count_pixels, sha256_of, write_manifest
 from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.samples import has_sixteen_bits
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.data.splits import fold_groups, make_groups, split_groups
 from flexunet_pl.errors import UserError
@@ -37,6 +38,7 @@ class Outcome:
         written: How many new images were written.
         moved: How many blended mask pixels were moved to a neighbouring class.
         empty: Names of images in a class's folder whose mask marks nothing.
+        deep: Names of images that still have 16 bits a channel.
     """
 
     rows: list[Row]
@@ -46,6 +48,7 @@ class Outcome:
     written: int
     moved: int
     empty: list[str]
+    deep: list[str]
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def build(
         written,
         sum(scan.moved for scan in scans),
         [item.name for item in found if item.label and not pixels[item.name][item.label]],
+        [item.name for item in found if settings.resize == "none" and has_sixteen_bits(item.image)],
     )
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 from flexunet_pl.curation.readers import NO_CLASS, Found
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
-from flexunet_pl.data.samples import MASK_SUFFIXES, ReadingRules, image_size, read_image
+from flexunet_pl.data.samples import LOSSY_SUFFIXES, MASK_SUFFIXES, ReadingRules, image_size, read_image
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.errors import UserError
 from flexunet_pl.files import write_bytes
 
-# Grey masks have soft edges: from here on a pixel belongs to the defect.
+# Masks with soft edges: from this level on a pixel belongs to the defect.
 MASK_THRESHOLD = 128
 
 
@@ -97,13 +97,26 @@ def read_any_image(path: Path) -> UInt8Array:
 
 
 def read_two_valued(path: Path) -> UInt8Array:
-    """Read a mask that marks one class as uint8 (H, W), 1 where marked: 1 of 0 and 1, else what is 128 or more.
+    """Read a mask that marks one class as uint8 (H, W), 1 where marked.
+
+    A pixel is as bright as its brightest channel, times its opacity. Of two levels the brighter one marks; of several,
+    as soft edges have them, those of 128 and more; a mask of a single level marks all of the picture or nothing.
 
     Raises:
-        UserError: If the file cannot be read.
+        UserError: If the file cannot be read, or is too dark to tell what it marks.
     """
-    grey = read_image(path, ReadingRules(channels=1, sixteen_bit="full_range"))[..., 0]
-    return np.asarray(grey > 0 if grey.max(initial=0) <= 1 else grey >= MASK_THRESHOLD, dtype=np.uint8)
+    rgba = read_image(path, ReadingRules(channels=4, sixteen_bit="min_max")).astype(np.uint16)
+    level = rgba[..., :3].max(axis=2) * rgba[..., 3] // 255
+    levels = np.flatnonzero(np.bincount(level.reshape(-1), minlength=256))
+    threshold = MASK_THRESHOLD
+    if levels[-1] < MASK_THRESHOLD:
+        if len(levels) > 2 or (len(levels) == 1 and levels[0] > 1):
+            raise UserError(
+                f"{path}: its brightest pixel has {levels[-1]} of 255, so it does not tell what it marks; paint the "
+                "defect white and everything else black, or, if the levels are classes, use prepare pairs"
+            )
+        threshold = max(1, int(levels[-1]))
+    return np.asarray(level >= threshold, dtype=np.uint8)
 
 
 def png_bytes(pixels: UInt8Array) -> bytes:
@@ -156,7 +169,8 @@ def convert_masks(src: Path, out: Path, palette: Palette, target: str, antialias
     masks = sorted(path for path in src.iterdir() if path.suffix.lower() in MASK_SUFFIXES and path.name[0] != ".")
     if not masks:
         raise UserError(f"{src}: no mask ({', '.join(MASK_SUFFIXES)}) in this folder; check the path")
-    problems: list[str] = []
+    lossy = sorted(path for path in src.iterdir() if path.suffix.lower() in LOSSY_SUFFIXES and path.name[0] != ".")
+    problems = [f"{path}: a mask in a lossy format cannot keep its colours; save it as PNG" for path in lossy]
     moved = 0
     for path in masks:
         try:

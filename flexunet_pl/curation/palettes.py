@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flexunet_pl.data.palette import Color, Palette
+from flexunet_pl.data.palette import IGNORE_NAME, Color, Palette
 from flexunet_pl.errors import UserError
 
 BACKGROUND = "background"
@@ -55,6 +55,16 @@ def grown_palette(names: Iterable[str], base: Palette | None = None) -> Palette:
     # Classes go on where those of the base end; ignore is no class and stays last.
     classes = {name: known[name] for name in base.names}
     return Palette.from_mapping(classes | new | {name: known[name] for name in known if name not in classes})
+
+
+def check_class_name(label: str, origin: Path) -> None:
+    """Check that a folder's name can be that of a class of defects.
+
+    Raises:
+        UserError: If it means something else in a palette, or breaks the lines of the manifest.
+    """
+    if label.lower() in (BACKGROUND, IGNORE_NAME) or ";" in label:
+        raise UserError(f"{origin}: no class of defects can be called {label!r}; rename the folder")
 
 
 def with_ignore(palette: Palette) -> Palette:

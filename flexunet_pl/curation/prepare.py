@@ -61,20 +61,21 @@ def prepare_folders(
         strip_prefix: What to leave out of the folders' names to get the classes' names, such as MT_.
         **settings: What all sources share, see Settings.
     """
-    from flexunet_pl.curation.readers import read_folders
+    from flexunet_pl.curation.class_folders import read_folders
 
     found, problems = read_folders(src, mask_suffix, defect_free, strip_prefix)
     return _labelled(found, problems, src, out, Settings(**settings))
 
 
-def prepare_pairs(src: Path, out: Path, keep_splits: bool = False, **settings: Any) -> int:
-    """Make a data set of images and masks/, or split one anew that has train, valid and test.
+def prepare_pairs(src: Path, out: Path, mask_suffix: str = "", keep_splits: bool = False, **settings: Any) -> int:
+    """Make a data set of images and masks, or split one anew that has train, valid and test.
 
     Masks are colour PNG, index PNG or npz; the palette is --palette FILE or SRC/palette.yaml.
 
     Args:
         src: Folder with images and masks, or with train/images and train/masks and so on.
         out: The folder of the data set, new or empty.
+        mask_suffix: What a mask's name has more than its image's, such as _mask.
         keep_splits: Whether every image stays in the split it is in now; leaks are reported then, not mended.
         **settings: What all sources share, see Settings.
     """
@@ -85,7 +86,7 @@ def prepare_pairs(src: Path, out: Path, keep_splits: bool = False, **settings: A
 
     chosen = Settings(**settings)
     palette = _palette_of_masks(src, chosen.palette)
-    found, problems = read_pairs(src)
+    found, problems = read_pairs(src, mask_suffix)
     if keep_splits and any(item.split is None for item in found):
         problems.append("keep_splits needs train, valid and test in this folder; leave it out")
     raise_all(problems, src)
@@ -170,12 +171,14 @@ def prepare_augment(
 def _labelled(found: "list[Found]", problems: list[str], src: Path, out: Path, settings: Settings) -> int:
     """Build a data set of images whose masks have two values and whose folders name the class."""
     from flexunet_pl.curation.build import build
-    from flexunet_pl.curation.palettes import grown_palette
+    from flexunet_pl.curation.palettes import check_class_name, grown_palette
     from flexunet_pl.curation.target import raise_all
     from flexunet_pl.data.palette import Palette
 
     raise_all(problems, src)
     labels = sorted({item.label for item in found if item.label})
+    for label in labels:
+        check_class_name(label, src)
     given = None if settings.palette is None else Palette.load(settings.palette)
     return _show(build(found, out, lambda before: grown_palette(labels, before or given), settings), out)
 

@@ -1,4 +1,4 @@
-"""Find the images and masks in folders as people have them: MVTec AD, class folders, pairs."""
+"""Find the images and masks in folders as people have them: MVTec AD, and images beside masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import sha256_of
 from flexunet_pl.data.samples import IMAGE_SUFFIXES, find_pairs
 from flexunet_pl.data.sources import source_of
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.errors import UserError
 
 # The mask of an image without any defect may be there, but must be empty.
 NO_CLASS = ""
-MASK_FOLDERS = ("masks", "mask", "ground_truth", "labels", "label")
+# What others call our splits.
+SPLIT_NAMES = {split: split for split in SPLITS} | {"training": "train", "val": "valid", "validation": "valid"}
 GOOD_CHOICES = ("all", "test", "none")
 
 
@@ -59,13 +60,13 @@ def read_mvtec(src: Path, good: str = "all") -> Reading:
     Raises:
         UserError: If there is no such tree.
     """
-    _check_folder(src)
+    check_folder(src)
     if good not in GOOD_CHOICES:
         raise UserError(f"good={good!r}; choose from {', '.join(GOOD_CHOICES)}")
     if _is_category(src):
         categories = {"": src}
     else:
-        categories = {f"{folder.name}_": folder for folder in _folders(src) if _is_category(folder)}
+        categories = {f"{folder.name}_": folder for folder in subfolders(src) if _is_category(folder)}
     if not categories:
         raise UserError(
             f"{src}: neither a category of MVTec AD nor a folder of some; a category has test/DEFECT/000.png and "
@@ -74,8 +75,14 @@ def read_mvtec(src: Path, good: str = "all") -> Reading:
     found: list[Found] = []
     problems: list[str] = []
     for prefix, folder in categories.items():
-        for test in _folders(folder / "test"):
-            if test.name == "good":
+        tested = subfolders(folder / "test")
+        problems += [
+            f"{truth}: masks without a folder {folder / 'test' / truth.name}; add its images or move the masks away"
+            for truth in subfolders(folder / "ground_truth")
+            if truth.name not in {test.name for test in tested} and _images(truth)
+        ]
+        for test in tested:
+            if test.name.lower() == "good":
                 if good != "none":
                     found += [_good(path, src, f"{prefix}good_{path.stem}") for path in _images(test)]
             else:
@@ -84,83 +91,42 @@ def read_mvtec(src: Path, good: str = "all") -> Reading:
             found += [
                 _good(path, src, f"{prefix}good_train_{path.stem}") for path in _images(folder / "train" / "good")
             ]
-    return _unique(found, problems)
+    return unique(found, problems)
 
 
-def read_folders(src: Path, mask_suffix: str = "", defect_free: str | None = None, strip_prefix: str = "") -> Reading:
-    """Read class folders that hold images and two-valued masks, side by side or in folders below, nested as they like.
+def read_pairs(src: Path, mask_suffix: str = "") -> Reading:
+    """Read ``images`` and ``masks``, or those of ``train``, ``valid`` and ``test``, with masks in a palette's colours.
 
-    Of two files with one stem the mask is the one in a folder called ``masks`` or so, else the only PNG.
+    One picture under one name in two splits is taken once; two pictures under one name get their split's name, too.
 
     Args:
-        src: The folder of the class folders.
+        src: The folder.
         mask_suffix: What the stem of a mask has more than that of its image, such as ``_mask``.
-        defect_free: The class folder whose images have no defect; they need no mask.
-        strip_prefix: What to leave out of the folders' names to get the classes' names, such as ``MT_``.
 
     Returns:
         The images, and one line for each problem.
 
     Raises:
-        UserError: If there is no class folder, or ``defect_free`` is none.
-    """
-    _check_folder(src)
-    folders = {folder.name.removeprefix(strip_prefix): folder for folder in _folders(src)}
-    if not folders:
-        raise UserError(f"{src}: holds no class folder; it should hold one folder of images and masks for each class")
-    if defect_free is not None:
-        known = [*folders, *(folder.name for folder in folders.values())]
-        if defect_free not in known:
-            raise UserError(
-                f"defect_free={defect_free!r} is no folder in {src}; choose from {', '.join(folders)}"
-                f"{suggestion(defect_free, known)}"
-            )
-        defect_free = defect_free.removeprefix(strip_prefix)
-    found: list[Found] = []
-    problems: list[str] = []
-    for label, folder in folders.items():
-        images, masks = _told_apart(folder, mask_suffix, problems)
-        for stem, mask in sorted(masks.items()):
-            if stem not in images:
-                problems.append(f"{mask}: a mask without image {stem!r} in {folder}; add it or move the mask away")
-        for stem, image in sorted(images.items()):
-            if stem not in masks and label != defect_free:
-                problems.append(
-                    f"{image}: has no mask in {folder}; add it, tell how masks are named with --mask_suffix, or "
-                    "name the folder of images without defect with --defect_free"
-                )
-                continue
-            found.append(
-                Found(
-                    name=f"{label}_{stem}",
-                    origin=image.relative_to(src).as_posix(),
-                    image=image,
-                    mask=masks.get(stem),
-                    label=NO_CLASS if label == defect_free else label,
-                    source=f"{label}_{source_of(stem)}",
-                )
-            )
-    return _unique(found, problems)
-
-
-def read_pairs(src: Path) -> Reading:
-    """Read ``images`` and ``masks``, or those of ``train``, ``valid`` and ``test``, with masks in a palette's colours.
-
-    One picture under one name in two splits is taken once; two pictures under one name get their split's name, too.
-
-    Raises:
         UserError: If there is no such tree.
     """
-    _check_folder(src)
+    check_folder(src)
+    problems: list[str] = []
     roots: dict[str | None, Path] = {None: src} if (src / "images").is_dir() else {}
     if not roots:
-        roots = {split: src / split for split in SPLITS if (src / split / "images").is_dir()}
+        for folder in subfolders(src):
+            split = SPLIT_NAMES.get(folder.name.lower())
+            if not (folder / "images").is_dir():
+                continue
+            if split is None or split in roots:
+                problems.append(f"{folder}: holds images but is no split of its own; call it {', '.join(SPLITS)}")
+            else:
+                roots[split] = folder
+        roots = {split: roots[split] for split in SPLITS if split in roots}
     if not roots:
         raise UserError(f"{src}: has neither images and masks nor train/images and train/masks; check the path")
-    problems: list[str] = []
     of_name: dict[str, Found] = {}
     for split, root in roots.items():
-        pairs, complaints = find_pairs(root / "images", root / "masks")
+        pairs, complaints = find_pairs(root / "images", root / "masks", mask_suffix)
         problems += complaints
         for pair in pairs:
             name = pair.name
@@ -170,7 +136,7 @@ def read_pairs(src: Path) -> Reading:
                 name = f"{name}_{split}"
             origin = pair.image.relative_to(src).as_posix()
             of_name[name] = Found(name, origin, pair.image, pair.mask, None, source_of(pair.name), split)
-    return _unique(list(of_name.values()), problems)
+    return unique(list(of_name.values()), problems)
 
 
 def _is_category(folder: Path) -> bool:
@@ -204,43 +170,19 @@ def _defects(test: Path, truth: Path, src: Path, prefix: str, problems: list[str
     ]
 
 
-def _told_apart(folder: Path, mask_suffix: str, problems: list[str]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the images and the masks below ``folder``, by the stem of the image."""
-    images: dict[str, list[Path]] = {}
-    masks: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        inside = path.relative_to(folder).parts[:-1]
-        is_mask = (
-            path.stem.endswith(mask_suffix) if mask_suffix else any(part.lower() in MASK_FOLDERS for part in inside)
-        )
-        (masks if is_mask else images).setdefault(path.stem.removesuffix(mask_suffix), []).append(path)
-    for stem, paths in images.items():
-        pngs = [path for path in paths if path.suffix.lower() == ".png"]
-        if not mask_suffix and stem not in masks and len(paths) == 2 and len(pngs) == 1:
-            masks[stem] = pngs
-            paths.remove(pngs[0])
-    for stem, paths in [*images.items(), *masks.items()]:
-        if len(paths) > 1:
-            names = ", ".join(path.relative_to(folder).as_posix() for path in paths)
-            problems.append(
-                f"{folder}: cannot tell image from mask among {names}; name masks {stem}_mask.png and give "
-                "--mask_suffix _mask, or keep them in a folder masks"
-            )
-    one_image, one_mask = (
-        {stem: paths[0] for stem, paths in files.items() if len(paths) == 1} for files in (images, masks)
-    )
-    return one_image, one_mask
+def check_folder(src: Path) -> None:
+    """Check that the folder to read exists.
 
-
-def _check_folder(src: Path) -> None:
+    Raises:
+        UserError: If it does not.
+    """
     if not src.is_dir():
         raise UserError(f"{src}: this folder does not exist; check the path")
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones and what macOS adds to archives."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -251,7 +193,7 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _unique(found: Sequence[Found], problems: list[str]) -> Reading:
+def unique(found: Sequence[Found], problems: list[str]) -> Reading:
     """Refuse two images of one name, and no image at all."""
     first: dict[str, Found] = {}
     for item in found:

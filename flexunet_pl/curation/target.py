@@ -9,8 +9,11 @@ from PIL import Image
 
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
+from flexunet_pl.data.samples import IMAGE_SUFFIXES, MASK_SUFFIXES
 from flexunet_pl.errors import UserError
 from flexunet_pl.files import write_bytes
+
+MOST_PROBLEMS = 30
 
 
 def claim(out: Path, update: bool) -> list[Row]:
@@ -55,7 +58,9 @@ def refuse_strangers(out: Path, planned: Mapping[str, str]) -> None:
         for part in ("images", "masks")
         if (out / split / part).is_dir()
         for path in sorted((out / split / part).iterdir())
-        if not path.name.startswith(".") and planned.get(path.stem) != split
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *MASK_SUFFIXES)
+        and not path.name.startswith(".")
+        and planned.get(path.stem) != split
     ]
     if strangers:
         raise UserError(
@@ -92,11 +97,14 @@ def _same_pixels(path: Path, content: bytes) -> bool:
 
 
 def raise_all(problems: Sequence[str], where: Path) -> None:
-    """Raise one error with every problem, if there is any.
+    """Raise one error with the problems, if there are any.
 
     Raises:
-        UserError: The list.
+        UserError: The list, of at most ``MOST_PROBLEMS``.
     """
     if problems:
-        listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
+        lines = [f"  {number}. {problem}" for number, problem in enumerate(problems[:MOST_PROBLEMS], start=1)]
+        if len(problems) > MOST_PROBLEMS:
+            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more")
+        listed = "\n".join(lines)
         raise UserError(f"{where}: {len(problems)} problem{'s'[: len(problems) > 1]}, nothing was written:\n{listed}")

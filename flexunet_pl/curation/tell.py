@@ -56,6 +56,11 @@ def _notes(out: Path, outcome: Outcome) -> list[str]:
         notes.append(f"{outcome.moved:,} blended mask pixels were moved to the class of a neighbour")
     if outcome.empty:
         notes.append(f"{len(outcome.empty)} masks of a class mark no pixel, such as that of {outcome.empty[0]}")
+    if outcome.deep:
+        notes.append(
+            f"{len(outcome.deep)} images have 16 bits a channel, such as {outcome.deep[0]}; to train with them, set "
+            "data.sixteen_bit to full_range or min_max"
+        )
     return notes + _thin_classes(outcome)
 
 

@@ -70,8 +70,8 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
-def find_pairs(images_dir: Path, masks_dir: Path) -> tuple[list[Pair], list[str]]:
-    """Pair image and mask files by stem, whatever their suffixes.
+def find_pairs(images_dir: Path, masks_dir: Path, mask_suffix: str = "") -> tuple[list[Pair], list[str]]:
+    """Pair image and mask files by stem, whatever their suffixes; a mask's may end with ``mask_suffix``.
 
     Returns:
         The pairs sorted by name, and one line for each problem: a file without partner, a stem used twice, a mask
@@ -84,8 +84,8 @@ def find_pairs(images_dir: Path, masks_dir: Path) -> tuple[list[Pair], list[str]
     image_of = _by_stem(find_images(images_dir), problems)
     for path in _files(masks_dir, LOSSY_SUFFIXES):
         problems.append(f"{path}: a mask in a lossy format cannot keep its colours; save it as PNG")
-    lossy = {path.stem for path in _files(masks_dir, LOSSY_SUFFIXES)}
-    mask_of = _by_stem(_files(masks_dir, MASK_SUFFIXES), problems)
+    lossy = {path.stem.removesuffix(mask_suffix) for path in _files(masks_dir, LOSSY_SUFFIXES)}
+    mask_of = _by_stem(_files(masks_dir, MASK_SUFFIXES), problems, mask_suffix)
     for stem in sorted(image_of.keys() - mask_of.keys() - lossy):
         problems.append(
             f"{image_of[stem]}: no mask with the stem {stem!r} in {masks_dir}; add it or move the image away"
@@ -143,6 +143,18 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def has_sixteen_bits(path: Path) -> bool:
+    """Tell whether an image file has 16 bits a channel, without decoding its pixels.
+
+    Raises:
+        UserError: If the file is no image.
+    """
+    if path.suffix.lower() == ".npy":
+        return bool(_open_array(path).dtype == np.uint16)
+    with _opened(path) as image:
+        return _is_sixteen_bit(path, image)
+
+
 def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tuple[list[str], dict[str, int]]:
     """Read every pair once, two at a time.
 
@@ -192,13 +204,14 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _by_stem(paths: list[Path], problems: list[str]) -> dict[str, Path]:
+def _by_stem(paths: list[Path], problems: list[str], ending: str = "") -> dict[str, Path]:
     path_of: dict[str, Path] = {}
     for path in paths:
-        if path.stem in path_of:
-            problems.append(f"{path}: {path_of[path.stem].name} in the same folder has the same stem; rename one")
+        stem = path.stem.removesuffix(ending)
+        if stem in path_of:
+            problems.append(f"{path}: {path_of[stem].name} in the same folder has the same stem; rename one")
         else:
-            path_of[path.stem] = path
+            path_of[stem] = path
     return path_of
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
@@ -70,7 +71,10 @@ def read_groups(path: Path) -> dict[str, str]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            # Spreadsheets write semicolons where the comma stands in numbers.
+            delimiter = ";" if ";" in file.readline() else ","
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=delimiter)
             columns = reader.fieldnames or []
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -79,7 +83,7 @@ def read_groups(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: has the columns {', '.join(columns) or 'none'}; it needs file and group")
     group_of: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
-        file_name, group = (row["file"] or "").replace("\\", "/").removeprefix("./"), row["group"] or ""
+        file_name, group = _composed(row["file"] or "").replace("\\", "/").removeprefix("./"), row["group"] or ""
         if not file_name or not group:
             raise UserError(f"{path}: line {number} has an empty cell; each line names a file and its group")
         if group_of.setdefault(file_name, group) != group:
@@ -88,6 +92,11 @@ def read_groups(path: Path) -> dict[str, str]:
                 "a file has one group"
             )
     return group_of
+
+
+def _composed(name: str) -> str:
+    """Return a name with each umlaut as one character; some file systems take it apart into letter and dots."""
+    return unicodedata.normalize("NFC", name)
 
 
 def look_up_groups(files: Collection[str], group_of: dict[str, str], origin: Path) -> dict[str, str]:
@@ -107,7 +116,8 @@ def look_up_groups(files: Collection[str], group_of: dict[str, str], origin: Pat
     found: dict[str, str] = {}
     lost: list[str] = []
     for file in sorted(files):
-        candidates = {group_of[file]} if file in group_of else by_name.get(file.rsplit("/", 1)[-1], set())
+        listed = _composed(file)
+        candidates = {group_of[listed]} if listed in group_of else by_name.get(listed.rsplit("/", 1)[-1], set())
         if len(candidates) == 1:
             found[file] = next(iter(candidates))
         else:
