@@ -8,7 +8,6 @@ Pictures are the demo's made-up tiles, several of them set side by side.
 
 import argparse
 import itertools
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,15 @@ from flexunet_pl.inference.onnx_infer import Model, most_probable, tiled_rows
 
 UInt8Array = npt.NDArray[np.uint8]
 
+# Inference in a process of its own, which ends by telling its peak memory. What resource tells of it would begin with
+# what its parent held when it was started.
+WITH_PEAK = """
+import sys
+from pathlib import Path
+from flexunet_pl.inference.onnx_infer import main
+main(sys.argv[1:])
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
 # Bands of distance to the nearest seam, in pixels, in which disagreement is counted.
 DISTANCES = (0, 4, 8, 16, 32, 64, 128)
 
@@ -74,7 +82,7 @@ def run_overlap(options: argparse.Namespace) -> None:
 
 
 def run_large(options: argparse.Namespace) -> None:
-    """Print time and peak memory of a large tiled TIFF, segmented in a process of its own."""
+    """Print time and peak memory of a large tiled TIFF, segmented in a process of its own; on Linux."""
     import tifffile
 
     body = zlib.compress(draw_sample((256, 256), 0, 0, 1)[0].tobytes())
@@ -83,13 +91,13 @@ def run_large(options: argparse.Namespace) -> None:
         layout: dict[str, Any] = {"photometric": "rgb", "tile": (256, 256), "compression": "zlib", "bigtiff": True}
         count = (-(-options.size // 256)) ** 2
         tifffile.imwrite(path, (body for _ in range(count)), shape=shape, dtype=np.uint8, **layout)
-        command = [sys.executable, "-m", "flexunet_pl.inference.onnx_infer", options.model, str(path)]
+        command = [sys.executable, "-c", WITH_PEAK, options.model, str(path)]
         command += ["--out", str(Path(folder) / "masks"), "--tile", str(options.tile)]
+        command += [] if options.overlap is None else ["--overlap", str(options.overlap)]
         begin = time.perf_counter()
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - begin
-    peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{options.size}x{options.size}: {seconds:.0f} s, peak {peak_mib:.0f} MiB")
+    print(f"{options.size}x{options.size}: {seconds:.0f} s")
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"overlap": run_overlap, "large": run_large}
@@ -108,6 +116,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("model", help="a bundle or an .onnx file")
     parser.add_argument("--size", type=int, help="side of the images (overlap: 1536, large: 30000)")
     parser.add_argument("--tile", type=int, default=512, help="side of the tiles")
+    parser.add_argument("--overlap", type=int, help="large: how far they overlap")
     parser.add_argument("--count", type=int, default=4, help="overlap: number of images")
     parser.add_argument("--overlaps", type=numbers, default=[0, 32, 64, 128, 192, 256], help="overlap: which to try")
     parser.add_argument("--patch", type=int, default=256, help="overlap: side of the tiles the network was trained on")

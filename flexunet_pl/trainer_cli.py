@@ -252,7 +252,7 @@ class TrainerCLI(LightningCLI):
             self.model = SegmentationTask(**shared, **config.model)
         else:
             self.model = TiledTask(**shared, **config.model)
-            self.model.tiling = tiling_for(self.model.network, self.model.size_multiple, tile, overlap)
+            self.model.tiling = tiling_for(self.model.size_multiple, tile, overlap)
         if self.subcommand == "fit":
             self.model.check_training_size(self.datamodule)
         writers: list[lightning.Callback] = [callbacks.ScoreWriter()]

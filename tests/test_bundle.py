@@ -299,6 +299,46 @@ def test_keras_files_of_another_network_are_refused(
         export(tiny_checkpoint, tmp_path / "out", formats="onnx,keras")
 
 
+class OneSizeGraph(torch.nn.Module):
+    """A network that takes any size, but whose graph is one for the size it was exported with."""
+
+    exports_any_size = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Conv2d(3, 6, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = (int(side) for side in image.shape[-2:])
+        pooled = torch.nn.functional.interpolate(image.float().mean((2, 3), keepdim=True), (height, width))
+        logits: torch.Tensor = self.mix(image.float() / 255 + pooled / 255)
+        return logits
+
+
+@pytest.mark.parametrize("rule", ["stretch", "none"])
+def test_a_graph_of_one_size_is_exported_for_the_working_size(
+    rule: str, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = SegmentationTask.from_checkpoint(tiny_checkpoint)
+    task.network = OneSizeGraph()  # type: ignore[assignment]  # stands for a network of the zoo
+    task.hparams["network"] = "pspnet"
+    task.sizing = Sizing(24, 40, rule)
+    monkeypatch.setattr(SegmentationTask, "from_checkpoint", lambda _path: task)
+    out = tmp_path / "out"
+    if rule == "none":
+        with pytest.raises(UserError, match=r"the graph of a 'pspnet' takes one size only, .* data\.resize=keep"):
+            export(tiny_checkpoint, out)
+        assert not list(tmp_path.iterdir())
+        return
+    assert export(tiny_checkpoint, out, int8=True, calibration=tiny_data / "valid", force=True) == 0
+    assert json.loads((out / "labels.json").read_text(encoding="utf-8"))["fixed_size"] == [24, 40]
+    report = json.loads((out / "check.json").read_text(encoding="utf-8"))
+    assert {tuple(batch["shape"][1:]) for batch in report["model.onnx"]["batches"]} == {(24, 40, 3)}
+    images = [str(path) for path in sorted((tiny_data / "test" / "images").iterdir())[:2]]
+    assert onnx_infer.main([str(out), *images, "--out", str(tmp_path / "masks")]) == 0
+    assert onnx_infer.main([str(out), *images, "--out", str(tmp_path / "tiled"), "--tile", "24"]) == 0
+
+
 def test_calibration_reads_folders_split_roots_and_refuses_data_sets(tiny_data: Path) -> None:
     palette, sizing, rules = Palette.from_mapping(TILE_PALETTE), Sizing(24, 40), ReadingRules()
     with_masks = Pictures.in_folder(tiny_data / "valid", palette, sizing, rules)

@@ -7,10 +7,8 @@ import pytest
 import torch
 from onnx_models import noise
 from PIL import Image
-from torch import nn
 
 from flexunet_pl.cli import main
-from flexunet_pl.errors import UserError
 from flexunet_pl.export.bundle import export
 from flexunet_pl.inference.onnx_infer import Tiling
 from flexunet_pl.training.task import SegmentationTask
@@ -76,25 +74,20 @@ def test_tiles_that_cannot_be_are_an_error(
     assert "Traceback" not in error
 
 
-class OneSize(nn.Module):
-    """The brightest channel is the class; takes 16x24 pixels and nothing else."""
+def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
 
-    fixed_size = (16, 24)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        assert image.shape[-2:] == self.fixed_size
+    def brightest(_: object, image: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(image.shape))
         return image.float()
 
-
-def test_a_network_of_one_size_gets_tiles_filled_up_to_it() -> None:
+    monkeypatch.setattr(SegmentationTask, "forward", brightest)
     task = TiledTask({"background": [0, 0, 0], "a": [255, 0, 0], "b": [0, 255, 0]}, num_layers=1, resize="none")
-    task.network = OneSize()  # type: ignore[assignment]  # stands for a network of the zoo
-    task.tiling = tiling_for(task.network, 1, 16, 4)
+    task.tiling = tiling_for(task.size_multiple, 16, 4)
     image = noise(40, 19, 3)
     batch = {"image": torch.from_numpy(image).permute(2, 0, 1)[None]}
     np.testing.assert_array_equal(task.predict_step(batch, 0)[0], image.argmax(axis=2))
-    with pytest.raises(UserError, match=r"--tile 20: this network takes 16 x 24 pixels; try --tile 16"):
-        tiling_for(task.network, 1, 20, 4)
+    assert seen == [(1, 3, 16, 16), (1, 3, 16, 16)] * 3
 
 
 def test_one_sigmoid_channel_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

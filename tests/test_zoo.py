@@ -253,7 +253,7 @@ def test_a_checkpoint_rebuilds_the_network_without_the_file_of_encoder_weights(t
 
 def test_what_exports_for_one_size_says_so_where_there_is_none(tmp_path: Path) -> None:
     task = small_task("upernet", resize="none")
-    with pytest.raises(UserError, match=r"takes one size only, and data.resize=none has none"):
+    with pytest.raises(UserError, match=r"takes one size only, and data.resize=none"):
         facts_of(task, saved(task, tmp_path / "last.ckpt"))
 
 

@@ -20,7 +20,6 @@ from flexunet_pl.export.verify import TOLERANCE, ZOO_TOLERANCE, verify_onnx
 from flexunet_pl.files import write_bytes, write_json, write_text
 from flexunet_pl.inference import onnx_infer
 from flexunet_pl.nn.flexunet import FlexUNet
-from flexunet_pl.nn.zoo import ZooNetwork
 from flexunet_pl.training.task import SegmentationTask
 
 FORMAT = 1
@@ -121,17 +120,15 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
     """Return the content of labels.json: all that is needed to use the model, as built-in types.
 
     Raises:
-        UserError: If the graph would be for one size and there is no such size.
+        UserError: If the graph of this network takes one size only, and images keep theirs.
     """
     palette, settings = task.palette, task.hparams
-    fixed_size = None
-    if isinstance(task.network, ZooNetwork) and not task.network.exports_any_size:
-        if task.sizing.rule == "none":
-            raise UserError(
-                f"{ckpt}: an exported {settings['network']!r} takes one size only, and data.resize=none has none; "
-                "train with data.resize stretch or keep, or another network"
-            )
-        fixed_size = (task.sizing.height, task.sizing.width)
+    takes_any_size = getattr(task.network, "exports_any_size", True)
+    if not takes_any_size and task.sizing.rule == "none":
+        raise UserError(
+            f"{ckpt}: the graph of a {settings['network']!r} takes one size only, and data.resize=none leaves images "
+            "at theirs; train with data.resize=keep or stretch, or with another network"
+        )
     return {
         "format": FORMAT,
         "version": __version__,
@@ -145,7 +142,7 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
         "resize": task.sizing.rule,
         "sixteen_bit": settings["sixteen_bit"],
         "size_multiple": task.size_multiple,
-        "fixed_size": None if fixed_size is None else list(fixed_size),
+        "fixed_size": None if takes_any_size else [task.sizing.height, task.sizing.width],
         "checkpoint_sha256": _sha256(ckpt),
         "network": settings["network"],
     }

@@ -33,7 +33,7 @@ Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of t
 
 METADATA_KEY, METADATA_FORMAT, OUTPUTS = "flexunet_pl", 1, ("probabilities", "mask")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
-TIFF_BITS_PER_SAMPLE, TIFF_ORIENTATION, TIFF_GREY_RGB_YCBCR = 258, 274, (1, 2, 6)
+TIFF_BITS, TIFF_ORIENTATION, TIFF_GREY_RGB_YCBCR = 258, 274, (1, 2, 6)
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 RESIZE_RULES, SIXTEEN_BIT_RULES = ("stretch", "keep", "none"), (None, "full_range", "min_max")
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -83,10 +83,8 @@ class Labels(NamedTuple):
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> "Labels":
         """Read the labels of the model file ``origin``; InferenceError if a fact is missing or malformed."""
-        if METADATA_KEY not in metadata:
-            what = f"{origin}: its metadata has no {METADATA_KEY!r} (class names, palette, sizes)"
-            raise InferenceError(f"{what}; export the checkpoint with python -m flexunet_pl export")
-        with _explained(f"{origin}: its metadata {METADATA_KEY!r} is incomplete or malformed; export it again"):
+        what = f"{origin}: its metadata {METADATA_KEY!r} (class names, palette, sizes) is missing or incomplete"
+        with _explained(f"{what}; export the checkpoint again with flexunet_pl"):
             facts = json.loads(metadata[METADATA_KEY])
             if facts["format"] != METADATA_FORMAT:
                 raise ValueError(f"format {facts['format']} is not {METADATA_FORMAT}, which this program reads")
@@ -142,8 +140,7 @@ def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
     if image.format == "PNG":  # Pillow opens 16-bit colour as 8-bit without a word, so the file itself is asked
         with path.open("rb") as file:
             return file.read(25)[24:] == b"\x10"
-    bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, 8)
-    return image.mode.startswith("I;16") or 16 in (bits if isinstance(bits, tuple) else (bits,))
+    return image.mode.startswith("I;16") or 16 in np.atleast_1d(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8))
 
 
 def _eight_bit(path: Path, values: npt.NDArray[Any], rule: str | None, extremes: Size | None = None) -> UInt8Array:
@@ -311,6 +308,9 @@ def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Seque
         raise InferenceError(f"--precision {precision} needs --engine openvino; onnxruntime runs the model as it is")
     available = onnxruntime.get_available_providers()
     chosen = [next((full for full in available if full.lower().startswith(name.lower())), name) for name in providers]
+    if missing := [name for name in chosen if name not in available]:
+        what = f"--providers {', '.join(missing)}: this onnxruntime has only {', '.join(available)}"
+        raise InferenceError(f"{what}; cuda needs the package onnxruntime-gpu in its place")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads

@@ -1,11 +1,8 @@
 """Prediction in overlapping tiles at native size, blended by the code that exported models use."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from flexunet_pl.errors import UserError
 from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows
@@ -32,24 +29,18 @@ class TiledTask(SegmentationTask):
 
     def _probabilities(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Map a tile uint8 (1, h, w, C) to probabilities float32 (1, h, w, K)."""
-        height, width = tile.shape[1:3]
-        fixed: Any = getattr(self.network, "fixed_size", None) or (height, width)
-        whole = np.pad(tile, ((0, 0), (0, fixed[0] - height), (0, fixed[1] - width), (0, 0)), mode="edge")
-        logits = self(torch.from_numpy(whole).permute(0, 3, 1, 2).to(self.device))[..., :height, :width].float()
+        logits = self(torch.from_numpy(tile).permute(0, 3, 1, 2).to(self.device)).float()
         both = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
         probabilities: npt.NDArray[np.float32] = both.permute(0, 2, 3, 1).cpu().numpy()
         return probabilities
 
 
-def tiling_for(network: nn.Module, size_multiple: int, side: int, overlap: int | None) -> Tiling:
-    """Return tiles that a network can take.
+def tiling_for(size_multiple: int, side: int, overlap: int | None) -> Tiling:
+    """Return tiles of ``side`` pixels for a network that pools by ``size_multiple``; the overlap has a default.
 
     Raises:
-        UserError: If they do not advance, or are larger than the one size the network takes.
+        UserError: If they do not advance.
     """
-    fixed = getattr(network, "fixed_size", None)
-    if fixed is not None and side > min(fixed):
-        raise UserError(f"--tile {side}: this network takes {fixed[0]} x {fixed[1]} pixels; try --tile {min(fixed)}")
     try:
         return Tiling.checked(side, overlap, size_multiple)
     except InferenceError as error:
