@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import flexunet_pl.export.bundle as bundle
+import flexunet_pl.export.int8_check as int8_check
 from flexunet_pl import __version__
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.samples import ReadingRules
@@ -24,7 +25,7 @@ from flexunet_pl.data.synthetic import TILE_PALETTE
 from flexunet_pl.errors import UserError
 from flexunet_pl.export.bundle import export
 from flexunet_pl.export.calibration import Pictures, demo_images
-from flexunet_pl.export.int8_check import check_int8, expected_confusion, refuse_loss
+from flexunet_pl.export.int8_check import check_int8, expected_confusion, refuse_loss, told
 from flexunet_pl.export.keras import load_keras
 from flexunet_pl.export.verify import OnnxModel
 from flexunet_pl.inference import onnx_infer
@@ -377,6 +378,14 @@ def test_the_loss_of_8_bits_is_measured_against_masks_or_the_float_model(whole_b
         float_masks = np.stack([OnnxModel(paths[0])(image[None])[1][0] for image in pictures.images()])
         int8_masks = np.stack([OnnxModel(paths[1])(image[None])[1][0] for image in pictures.images()])
         assert report["mask_agreement"] == pytest.approx((float_masks == int8_masks).mean())
+        found = [index for index in range(1, 6) if (float_masks == index).any()]
+        dice = [
+            2
+            * ((float_masks == index) & (int8_masks == index)).sum()
+            / ((float_masks == index).sum() + (int8_masks == index).sum())
+            for index in found
+        ]
+        assert report["foreground_dice_between"] == (pytest.approx(np.mean(dice)) if found else None)
         same = check_int8(paths[0], paths[0], pictures)
         assert same["mask_agreement"] == 1
         assert same["foreground_dice_float"] == same["foreground_dice_int8"]
@@ -389,6 +398,29 @@ def test_without_masks_a_pixel_counts_for_a_class_as_much_as_it_is_held_for_it()
         np.testing.assert_allclose(confusion, [[0, 0.9], [0, 1.1]], atol=1e-6)
         confusion = expected_confusion(given, np.array([[0, 1]], np.uint8), 2)
         np.testing.assert_allclose(confusion, [[0.7, 0.2], [0.3, 0.8]], atol=1e-6)
+
+
+def test_classes_that_the_float_model_finds_nowhere_do_not_thin_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three classes; the float model finds class 1 in half of the pixels and gives class 2 a chance of 0.1 everywhere.
+    probabilities = np.array([[[[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]]]], np.float32)
+    answers = {"float": np.array([[[1, 0]]], np.uint8), "int8": np.array([[[0, 0]]], np.uint8)}
+    monkeypatch.setattr(int8_check, "OnnxModel", lambda path: lambda _image: (probabilities, answers[path.name]))
+    palette = Palette(("background", "a", "b"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
+    for name in ("one.png", "two.png"):
+        Image.new("RGB", (500, 1000)).save(tmp_path / name)
+    pictures = Pictures.in_folder(tmp_path, palette, Sizing(1, 2), ReadingRules())
+    monkeypatch.setattr(int8_check, "expected_confusion", lambda *given: 1000 * expected_confusion(*given))
+    report = check_int8(Path("float"), Path("int8"), pictures)
+    # Of 1 pixel called class 1, 0.8 are; 0.9 are expected in all: 2 * 0.8 / (1 + 0.9). Class 2 does not count.
+    assert report["foreground_dice_float"] == pytest.approx(1.6 / 1.9)
+    assert report["foreground_dice_int8"] == 0
+    assert report["foreground_dice_between"] == 0
+    assert told(report) == (
+        "8 bits, on 2 images: 50.00% of the pixels have the same class, mean foreground Dice 0.8421 -> 0.0000 "
+        "(measured against probabilities of the float model)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -418,7 +450,7 @@ def test_a_refused_8_bit_model_leaves_nothing_behind(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = {"foreground_dice_float": 0.9, "foreground_dice_int8": 0.5, "images": 3, "truth": "masks"}
-    monkeypatch.setattr(bundle, "check_int8", lambda *_: worse)
+    monkeypatch.setattr(bundle, "check_int8", lambda *_: worse | {"mask_agreement": 0.7})
     with pytest.raises(UserError, match="accept the loss with --force"):
         export(tiny_checkpoint, tmp_path / "out", int8=True, calibration=tiny_data / "valid")
     assert not list(tmp_path.iterdir())

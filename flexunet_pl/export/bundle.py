@@ -13,7 +13,7 @@ from flexunet_pl.errors import UserError, suggestion
 from flexunet_pl.export.bundle_folder import CHECK, LABELS, bundle_folder, refuse_foreign_folder
 from flexunet_pl.export.calibration import Pictures, demo_images
 from flexunet_pl.export.int8 import quantize_model
-from flexunet_pl.export.int8_check import check_int8, refuse_loss
+from flexunet_pl.export.int8_check import check_int8, refuse_loss, told
 from flexunet_pl.export.keras import write_keras, write_legacy_h5, write_weights_h5
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.export.verify import TOLERANCE, ZOO_TOLERANCE, verify_onnx
@@ -174,6 +174,7 @@ def _write_int8(folder: Path, pictures: Pictures, force: bool) -> dict[str, Any]
     for_ranges, for_comparison = chosen.every_second(0), chosen.every_second(1)
     quantize_model(folder / MODEL, for_ranges.images(), folder / INT8_MODEL)
     report = check_int8(folder / MODEL, folder / INT8_MODEL, for_comparison)
+    logger.info("%s", told(report))
     refuse_loss(report, force)
     return {"calibration_images": len(for_ranges.pairs), **report}
 
