@@ -20,14 +20,15 @@ from flexunet_pl.errors import UserError
 from flexunet_pl.files import atomic_path, write_json, write_text
 from flexunet_pl.nn.metrics import ScoreTable, mask_from_logits
 from flexunet_pl.pictures import as_rgb, colored, line_chart, overlay, panel, save_picture, sheet
+from flexunet_pl.training.data_wait import DATA_WAIT_SHARE
 from flexunet_pl.training.task import SegmentationTask
 
 
 class Curves(Checkpoint):
     """Write losses and scores of every epoch as CSV, and draw them, into ``curves/`` of the run folder.
 
-    ``losses.csv`` has epoch, loss, val_loss; ``scores.csv`` all that was logged. A resumed run goes on in the same
-    files. It counts as a checkpoint callback because those are called last in an epoch, when its scores are known.
+    ``losses.csv`` has epoch, loss, val_loss; ``scores.csv`` all that was logged but times. A resumed run goes on in
+    the same files. It counts as a checkpoint callback because those are called last in an epoch, with its scores known.
     """
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -43,7 +44,7 @@ class Curves(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Add a row and write the files anew."""
         # Every process asks, since asking is what gathers the training loss from all of them.
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != DATA_WAIT_SHARE}
         if not trainer.is_global_zero:
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
