@@ -119,6 +119,11 @@ def save_for_read(folder: Path, case: str, keras: Any, tf_keras: Any, image: Arr
     for library, name in ((keras, "keras3"), (tf_keras, "tf_keras")):
         library.utils.set_random_seed(2)
         model = build_like_the_original(library, settings_of(case))
+        if not settings_of(case)["input_normalize"]:
+            # Raw input is 255 times as large; a trained network has small first weights then.
+            first = next(layer for layer in model.layers if layer.weights)
+            kernel, bias = first.get_weights()
+            first.set_weights([kernel / 255, bias])
         model.compile(library.optimizers.Adam(7e-5, clipvalue=0.4), "categorical_crossentropy")
         target = folder / case / name
         target.mkdir(exist_ok=True)

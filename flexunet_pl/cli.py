@@ -99,7 +99,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to what is standard error when something is said, not when the handler was made."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr  # setStream would first flush the old stream, which may be closed
         super().emit(record)
 
 

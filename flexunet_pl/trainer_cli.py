@@ -187,10 +187,10 @@ class TrainerCLI(LightningCLI):
         config.run_dir = str(self.run_dir)
 
     def _resolve_paths(self, config: Namespace) -> None:
-        """Find relative data paths of a config file beside it, unless they exist in the working directory."""
+        """Find relative data paths of a config file beside it, or else in the working directory."""
         for key in PATH_KEYS:
             path = config.data.get(key)
-            if path is None or f"data.{key}" in self.given or Path(path).exists():
+            if path is None or f"data.{key}" in self.given:
                 continue
             beside = [file.parent / path for file in self.config_files if (file.parent / path).exists()]
             if beside:

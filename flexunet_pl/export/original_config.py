@@ -160,7 +160,7 @@ class _Lines:
             yield self._header(number, stripped, header[1]) if header else self._setting(number, stripped, indent)
 
     def _note(self, number: int, stripped: str, original: str, here: str) -> None:
-        self.findings.append(Finding(number, _shortened(stripped), original, here))
+        self.findings.append(Finding(number, shortened(stripped), original, here))
 
     def _more(self, number: int, stripped: str, is_inside: bool) -> str:
         self.depth += _depth(stripped)
@@ -186,7 +186,7 @@ class _Lines:
         key, *rest = re.split(r"\s*[=:]\s*", stripped, maxsplit=1)
         if not rest or not self.sections:
             lack = "no setting" if not rest else "before the first section"
-            self._note(number, f"{_shortened(stripped)}: {lack}", STOPPED, "it is left out")
+            self._note(number, f"{shortened(stripped)}: {lack}", STOPPED, "it is left out")
             return ""
         self.key, self.indent, self.depth = f"{self.sections[-1]}.{key.lower()}", indent, _depth(rest[0])
         if self.key in self.line_of:
@@ -206,7 +206,7 @@ def _rename(settings: dict[str, Setting], findings: list[Finding]) -> dict[str, 
         siblings = [known.partition(".")[2] for known in KEYS if known.startswith(f"{section}.")]
         nearest = _nearest(key, siblings)
         meant = ALIASES.get(name, f"{section}.{nearest}" if nearest else name)
-        place = f"{place_of(name)} = {_shortened(setting.meant)}"
+        place = f"{place_of(name)} = {shortened(setting.meant)}"
         if meant == name:
             findings.append(Finding(setting.line, place, "knows no such key", "it is left out" + _elsewhere(key)))
         elif KEYS[meant].no_effect:
@@ -242,6 +242,7 @@ def _depth(text: str) -> int:
     return sum(_BRACKET_STEPS.get(character, 0) for character in code)
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return ``text`` on one line of at most 70 characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= 70 else f"{flat[:67]}..."

@@ -165,6 +165,13 @@ def _as_text(value: Any) -> str:
     return value
 
 
+def _as_path(value: Any) -> str:
+    text = _as_text(value)
+    if not text.isprintable():
+        raise ValueError(value)
+    return text
+
+
 def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
@@ -215,7 +222,7 @@ KINDS: dict[str, Kind] = {
     "count": Kind("whole number", (int,), _as_count),
     "number": Kind("number", (int, float), _as_number),
     "text": Kind("text in quotes", (str,), _as_text),
-    "path": Kind("path in quotes", (str,), _as_text),
+    "path": Kind("path in quotes", (str,), _as_path),
     "pair": Kind("pair of whole numbers", (tuple, list), _as_pair),
     "numbers": Kind("list of numbers", (list,), _as_numbers),
     "places": Kind("list of pairs", (list, tuple), _as_places),
