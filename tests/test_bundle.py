@@ -40,7 +40,9 @@ EVERYTHING = {
     "model.int8.onnx",
     "model.keras",
     "model.onnx",
+    "model.png",
     "model.weights.h5",
+    "summary.txt",
 }
 
 
@@ -169,12 +171,15 @@ def test_an_older_bundle_is_replaced_and_files_of_others_stay(
         "labels.json",
         "model.h5",
         "model.onnx",
+        "model.png",
         "notes.txt",
         "photos",
+        "summary.txt",
     }
     assert (out / "model.onnx").read_bytes() == (whole_bundle / "model.onnx").read_bytes()
     report = json.loads((out / "check.json").read_text(encoding="utf-8"))
-    assert set(report["files"]) == {"README.md", "infer.py", "labels.json", "model.h5", "model.onnx"}
+    names = {path.name for path in out.iterdir()}
+    assert set(report["files"]) == names - {"check.json", "notes.txt", "photos"}
     assert [path.name for path in tmp_path.iterdir()] == ["tiles"]
 
 
@@ -185,7 +190,9 @@ def test_keras_files_alone_need_no_program(tiny_checkpoint: Path, tmp_path: Path
         "README.md",
         "check.json",
         "labels.json",
+        "model.png",
         "model.weights.h5",
+        "summary.txt",
     }
     assert "python infer.py" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 

@@ -20,6 +20,7 @@ from flexunet_pl.export.verify import TOLERANCE, ZOO_TOLERANCE, verify_onnx
 from flexunet_pl.files import write_bytes, write_json, write_text
 from flexunet_pl.inference import onnx_infer
 from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.summary.command import PICTURE, TEXT, describe_task, write_summary
 from flexunet_pl.training.task import SegmentationTask
 
 FORMAT = 1
@@ -48,8 +49,9 @@ def export(
 ) -> int:
     """Write a trained model as a folder that runs without this package, and without PyTorch.
 
-    The folder holds model.onnx, infer.py (a program and a module for it), labels.json, README.md and check.json, which
-    tells how the files were compared with the checkpoint. If anything is over the tolerance, nothing is written.
+    The folder holds model.onnx, infer.py (a program and a module for it), labels.json, README.md, summary.txt and
+    model.png, which show the network, and check.json, which tells how the files were compared with the checkpoint. If
+    anything is over the tolerance, nothing is written.
 
     Args:
         ckpt: The checkpoint.
@@ -106,6 +108,7 @@ def export(
                 KERAS_WRITERS[name](folder / f"model.{name}", network, size)
                 report[f"model.{name}"] = {"read_back": "all weights and settings are those of the checkpoint"}
         write_json(folder / LABELS, facts)
+        write_summary(describe_task(task), folder)
         write_text(folder / "README.md", _readme(out.name, facts, asked, int8))
         report["versions"] = {"flexunet_pl": __version__} | {
             package: version(package) for package in ("torch", "onnx", "onnxruntime")
@@ -214,6 +217,7 @@ def _readme(name: str, facts: dict[str, Any], formats: list[str], int8: bool) ->
         ]
     lines += [
         "",
-        f"{LABELS} names classes, colours and sizes; {CHECK} tells how the files were compared with the checkpoint.",
+        f"{LABELS} names classes, colours and sizes; {CHECK} tells how the files were compared with the checkpoint; "
+        f"{TEXT} and {PICTURE} show the network.",
     ]
     return "\n".join(lines) + "\n"

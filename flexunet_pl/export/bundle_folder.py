@@ -20,6 +20,8 @@ NAMES = (
     "model.h5",
     "infer.py",
     "README.md",
+    "summary.txt",
+    "model.png",
     LABELS,
     CHECK,
 )
