@@ -201,6 +201,20 @@ def test_without_the_csv_exposures_of_a_magnet_are_found_by_their_looks(
     lines = (out / "near_duplicates.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "first,second,likeness"
     assert len(lines) > 30
+    before = checksums(out)
+    assert prepare("folders", root, out, "--defect_free", "MT_Free", "--update", "true") == 0
+    assert checksums(out) == before
+
+
+def test_samples_show_every_class_even_if_one_group_has_several() -> None:
+    def row(name: str, group: str, **pixels: int) -> Row:
+        return Row(
+            f"train/images/{name}.png", name, group, {"background": 9, "crack": 0, "oil": 0} | pixels, "train", ""
+        )
+
+    rows = [row("a", "g", crack=5), row("b", "g", oil=9), row("c", "g", crack=4, oil=4), row("d", "h", crack=1)]
+    # crack: most of it, then another group; oil: only images of the known group are left.
+    assert [one.name for one in overview.choose_samples(rows, PALETTE)] == ["a", "d", "b", "c"]
 
 
 def _pairs_in_one_group(group_of: dict[str, str], magnet_of: dict[str, str]) -> float:

@@ -30,6 +30,7 @@ PICTURES_EACH = 12
 SAMPLES_EACH = 2
 ZOOM_SIDE = 64
 HEIGHT = 200
+LEGEND_WIDTH = 360
 JPEG_QUALITY = 85
 SIZE_LIMITS = (10, 100, 1_000, 10_000, 100_000)
 SIZE_NAMES = ("10", "100", "1k", "10k", "100k")
@@ -70,16 +71,9 @@ def _section_of_classes(found: Survey) -> str:
             split: {name: table[name]["pixels"] for name in found.palette.names}
             for split, table in found.classes.items()
         }
-        pieces.append(
-            page.gallery(
-                [
-                    _figure(bar_chart(images, "Images that show a class", "images"), "Images that show a class"),
-                    _figure(
-                        bar_chart(pixels, "Pixels of a class", "pixels", logarithmic=True), "Pixels, each step tenfold"
-                    ),
-                ]
-            )
-        )
+        pieces.append(_figure(bar_chart(images, "Images that show a class", "images"), "Images that show a class"))
+        chart = bar_chart(pixels, "Pixels of a class", "pixels", logarithmic=True)
+        pieces.append(_figure(chart, "Pixels of a class, each step tenfold"))
     spread = {label: spread_of(areas) for label, areas in found.areas.items() if areas}
     if spread:
         columns = ("regions", "smallest", "median", "largest", "median_diameter")
@@ -111,7 +105,7 @@ def _pictures_of(kind: str, findings: Sequence[Finding], found: Survey) -> list[
     elif kind in ("near-duplicate", "duplicate"):
         for finding in findings[:PICTURES_EACH]:
             figures += _side_by_side([by_file[file] for file in finding.files[:2]], found)
-    elif kind in ("empty", "blended", "off-palette", "size"):
+    elif kind in ("empty", "blended", "off-palette", "size") and findings[0].severity != NOTE:
         for finding in findings[:PICTURES_EACH]:
             item = by_file.get(finding.files[0])
             if item is not None:
@@ -181,7 +175,7 @@ def _samples(found: Survey) -> str:
             continue
         tiles = [(item.name, as_rgb(image)), (", ".join(item.areas), overlay(image, mask_index, palette.colors))]
         figures.append(_figure(panel(tiles, HEIGHT), item.file))
-    names = _figure(legend(palette.names, palette.colors), "The palette")
+    names = _figure(legend(palette.names, palette.colors, width=LEGEND_WIDTH), "The palette")
     return names + page.gallery(figures)
 
 

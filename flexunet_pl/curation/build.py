@@ -110,8 +110,7 @@ def build(
             written += is_new
     rows = sorted(row_of.values(), key=lambda row: row.file)
     write_manifest(out, rows)
-    lines = [f"{first},{second},{value:.3f}" for first, second, value in grouping.near_duplicates]
-    write_text(out / NEAR_DUPLICATES_FILE, "\n".join(["first,second,likeness", *lines]) + "\n")
+    _record_near_duplicates(out / NEAR_DUPLICATES_FILE, grouping)
     return Outcome(
         rows,
         palette,
@@ -122,6 +121,13 @@ def build(
         [item.name for item in found if item.label and not pixels[item.name][item.label]],
         [item.name for item in found if settings.resize == "none" and has_sixteen_bits(item.image)],
     )
+
+
+def _record_near_duplicates(path: Path, grouping: Grouping) -> None:
+    """Write the pairs that look alike as CSV, after those that an earlier run found."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ["first,second,likeness"]
+    lines += [f"{first},{second},{value:.3f}" for first, second, value in grouping.near_duplicates]
+    write_text(path, "\n".join(dict.fromkeys(lines)) + "\n")
 
 
 def _check_folds(before: Sequence[Row], folds: int, out: Path) -> None:

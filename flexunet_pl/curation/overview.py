@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from flexunet_pl.curation.convert import read_any_image
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import Row
 from flexunet_pl.data.masks import read_mask
-from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.splits import DEFECT_FREE
 from flexunet_pl.pictures import as_rgb, bar_chart, colored, legend, overlay, panel, save_picture, sheet
 
@@ -16,6 +18,7 @@ SAMPLES_FILE = "samples_{split}.png"
 SAMPLES_EACH = 2
 MOST_SAMPLES = 16
 TILE_HEIGHT = 180
+SHEET_WIDTH = 1200
 
 Table = dict[str, dict[str, int]]
 
@@ -61,22 +64,33 @@ def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) 
         shown = ", ".join(row.classes) or DEFECT_FREE
         tiles = [(row.name, image), (f"mask: {shown}", colored(mask_index, palette.colors)), ("overlay", laid)]
         panels.append(panel(tiles, height=TILE_HEIGHT))
-    names = legend(palette.names, palette.colors, width=max(picture.shape[1] for picture in panels))
-    save_picture(root / SAMPLES_FILE.format(split=split), sheet([names, *panels]))
+    lines = _packed(panels, SHEET_WIDTH)
+    names = legend(palette.names, palette.colors, width=max(line.shape[1] for line in lines))
+    save_picture(root / SAMPLES_FILE.format(split=split), sheet([names, *lines]))
 
 
 def choose_samples(rows: Sequence[Row], palette: Palette) -> list[Row]:
-    """Return rows for each class in turn, those that show most of it, each row once and of a group of its own."""
+    """Return rows for each class in turn, those that show most of it, each row once, of new groups where possible."""
     chosen: dict[str, Row] = {}
     for label in [*palette.names[1:], DEFECT_FREE]:
-        of_class = [row for row in rows if label in (row.classes or (DEFECT_FREE,))]
+        of_class = [row for row in rows if label in (row.classes or (DEFECT_FREE,)) and row.file not in chosen]
         of_class.sort(key=lambda row: (-row.pixels.get(label, 0), row.file))
-        new_groups: dict[str, Row] = {}
-        for row in of_class:
-            if row.group not in chosen:
-                new_groups.setdefault(row.group, row)
-        chosen |= dict(list(new_groups.items())[:SAMPLES_EACH])
+        for _ in range(SAMPLES_EACH):
+            seen = {row.group for row in chosen.values()}
+            of_class.sort(key=lambda row: row.group in seen)
+            chosen |= {row.file: row for row in of_class[:1]}
+            del of_class[:1]
     return list(chosen.values())[:MOST_SAMPLES]
+
+
+def _packed(panels: Sequence[UInt8Array], width: int) -> list[UInt8Array]:
+    """Set pictures uint8 (H, W, 3) of one height into rows of at most ``width`` pixels, a wider one alone."""
+    rows: list[list[UInt8Array]] = []
+    for one in panels:
+        if not rows or sum(other.shape[1] for other in rows[-1]) + one.shape[1] > width:
+            rows.append([])
+        rows[-1].append(one)
+    return [np.concatenate(row, axis=1) for row in rows]
 
 
 def draw_overview(root: Path, rows: Sequence[Row], palette: Palette) -> None:

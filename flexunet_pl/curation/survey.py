@@ -179,16 +179,21 @@ def _check_manifest(items: Sequence[Inspection], rows: Mapping[str, Row], root: 
 def _check_masks(items: Sequence[Inspection], rows: Mapping[str, Row], palette: Palette) -> list[Finding]:
     """Find masks that mark nothing, though manifest or name promise a defect, or say nothing."""
     findings = []
+    expected = []
     for item in items:
         if not item.pixels or item.areas:
             continue
         row = rows.get(item.file)
         known_good = GOOD_NAME.search(item.name) is not None if row is None else not row.classes
         named = next((label for label in palette.names[1:] if _says(item.name, label)), None)
-        is_expected = known_good and named is None
-        reason = "" if is_expected else f", though its name says {named}" if named else ", though nothing says it may"
-        message = f"{item.mask}: marks nothing{reason}"
-        findings.append(Finding("empty", NOTE if is_expected else WARNING, message, (item.mask,)))
+        if known_good and named is None:
+            expected.append(item.mask)
+            continue
+        reason = f"though its name says {named}" if named else "though nothing says it may"
+        findings.append(Finding("empty", WARNING, f"{item.mask}: marks nothing, {reason}", (item.mask,)))
+    if expected:
+        message = f"{len(expected):,} masks mark nothing, as {'names say' if not rows else f'{MANIFEST_FILE} says'}"
+        findings.append(Finding("empty", NOTE, message, tuple(expected)))
     return findings
 
 
@@ -241,5 +246,6 @@ def _check_balance(
             elif sources >= max(len(classes), FEWEST_SOURCES):
                 findings.append(Finding("balance", WARNING, f"{message}, though it has {sources} sources"))
             else:
-                findings.append(Finding("balance", NOTE, f"{message}; it has {sources} source(s) only"))
+                only = f"it has {sources} source{'s'[: sources != 1]} only"
+                findings.append(Finding("balance", NOTE, f"{message}; {only}"))
     return findings
