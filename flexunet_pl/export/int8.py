@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import NodeProto
 
 from flexunet_pl.export.graph import Graph, make_node
 from flexunet_pl.export.int8_blocks import narrow_level_on_blocks
 from flexunet_pl.export.int8_layout import head_as_product, normalisations_as_convolutions, transposed_as_convolutions
-from flexunet_pl.export.int8_plan import Code, Plan, Range, is_convolution
+from flexunet_pl.export.int8_plan import Code, Plan, is_convolution
+from flexunet_pl.export.int8_ranges import measured_ranges
 from flexunet_pl.files import atomic_path
 
 # In this order: what is a block already when transposed convolutions are looked at needs no rearrangement.
@@ -48,25 +48,6 @@ def quantized_model(graph: Graph, images: Iterable[UInt8Array]) -> onnx.ModelPro
     plan = Plan(graph)
     ranges = measured_ranges(graph, sorted(plan.measured), images)
     return _Quantizer(graph, plan, plan.codes(ranges)).model()
-
-
-def measured_ranges(graph: Graph, names: list[str], images: Iterable[UInt8Array]) -> dict[str, Range]:
-    """Return the range of each of the tensors ``names`` over all images uint8 (H, W, C)."""
-    model = graph.to_model()
-    extremes = [(name, reduction) for name in names for reduction in ("ReduceMin", "ReduceMax")]
-    for name, reduction in extremes:
-        model.graph.node.append(make_node(reduction, [name], f"{name}_{reduction}", keepdims=0))
-    # Only the extremes are outputs: onnxruntime frees a tensor as soon as it has been read.
-    del model.graph.output[:]
-    asked = [f"{name}_{reduction}" for name, reduction in extremes]
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in asked)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    ranges = dict.fromkeys(names, Range())
-    for image in images:
-        values = session.run(asked, {graph.inputs[0]: image[None]})
-        for name, low, high in zip(names, values[::2], values[1::2], strict=True):
-            ranges[name] = ranges[name].including(Range(float(low), float(high)))
-    return ranges
 
 
 class _Quantizer:

@@ -1,9 +1,10 @@
 """Which tensors of a graph become 8-bit codes, and which value a code stands for."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from onnx import NodeProto
 
 from flexunet_pl.export.graph import Graph, attribute
@@ -33,6 +34,11 @@ class Code(NamedTuple):
         """Return the code that spans a range, 0 being exact."""
         scale = float(np.float32((span.high - span.low) / LARGEST_CODE)) or 1.0
         return cls(scale, round(-span.low / scale))
+
+
+def encoded(values: npt.NDArray[np.floating[Any]], code: Code) -> npt.NDArray[np.float64]:
+    """Return the codes 0..255 of values (...), as whole numbers in float64."""
+    return np.asarray((np.rint(values / code.scale) + code.zero).clip(0, LARGEST_CODE), dtype=np.float64)
 
 
 class Plan:
