@@ -1,5 +1,7 @@
 """Class weights and drawing probabilities equal numbers worked by hand."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flexunet_pl.data.balance import CLASS_WEIGHTS, class_weights, count_masks, image_weights
+from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.manifest import (
     Row,
     count_pixels,
@@ -91,6 +94,30 @@ def test_mask_files_are_counted(tmp_path: Path) -> None:
     mask_index[1:3, :5] = 2
     path = _write_mask(tmp_path / "a.png", mask_index)
     assert count_masks([path, path], PALETTE).tolist() == [[80, 10, 10], [80, 10, 10]]
+
+
+def test_pixels_come_from_the_manifest_where_it_lists_all_training_images(tiny_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data, root)
+    module = SegmentationDataModule(root=str(root), image_size=32, batch_size=3, num_workers=0, sampler="by_class")
+    counted = module.count_training_pixels()
+    images = [pair.image.relative_to(root).as_posix() for pair in module.pairs("train")]
+    names = module.palette.names
+    rows = [
+        Row(file, file, file, dict(zip(names, row, strict=True)), "train", "")
+        for file, row in zip(images, counted.tolist(), strict=True)
+    ]
+    write_manifest(root, rows)
+    assert module.count_training_pixels().tolist() == counted.tolist()
+    # The manifest is taken at its word, and not at all if it lacks an image or a class.
+    write_manifest(root, [replace(rows[0], pixels=dict.fromkeys(names, 7)), *rows[1:]])
+    assert module.count_training_pixels()[0].tolist() == [7] * len(names)
+    weights = module.train_dataloader().batch_sampler.weights  # type: ignore[union-attr]  # it is ours
+    assert weights.tolist() == image_weights(module.count_training_pixels())
+    write_manifest(root, rows[1:])
+    assert module.count_training_pixels().tolist() == counted.tolist()
+    write_manifest(root, [replace(row, pixels={"background": 1}) for row in rows])
+    assert module.count_training_pixels().tolist() == counted.tolist()
 
 
 def _rows() -> list[Row]:

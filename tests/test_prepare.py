@@ -18,6 +18,7 @@ from flexunet_pl.cli import main
 from flexunet_pl.curation import build, overview, target
 from flexunet_pl.curation.palettes import grown_palette, infer_palette, with_ignore
 from flexunet_pl.curation.prepare import SOURCES
+from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.manifest import Row, fold_members, read_manifest, sha256_of
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette
@@ -182,6 +183,19 @@ def test_magnets_are_grouped_by_their_csv(magnets: tuple[Path, dict[str, str]], 
     assert {row.name: row.group for row in rows} == magnet
     assert all(row.file.endswith(".jpg") for row in rows)
     assert all(not row.classes for row in rows if row.name.startswith("Free"))
+
+
+def test_from_class_folders_to_fit_in_two_commands(
+    magnets: tuple[Path, dict[str, str]], tmp_path: Path, tiny_config: Path
+) -> None:
+    root, _ = magnets
+    out = tmp_path / "data"
+    options = ["--defect_free", "Free", "--strip_prefix", "MT_", "--groups", root / "groups.csv"]
+    assert prepare("folders", root, out, *options) == 0
+    balanced = ["--data.sampler", "by_class", "--model.class_weights", "effective_number"]
+    arguments = ["fit", "--config", str(tiny_config), "--data.root", str(out), "--run_dir", str(tmp_path / "run")]
+    assert main([*arguments, *balanced]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_without_the_csv_exposures_of_a_magnet_are_found_by_their_looks(
@@ -358,6 +372,25 @@ def test_folds_lie_in_train_and_the_manifest_tells_them_apart(category: Path, tm
     assert sorted(validated) == sorted(training)
     with pytest.raises(UserError, match="made with --folds 3"):
         prepare("mvtec", category, out, "--update", "true")
+
+
+def test_fit_trains_on_all_folds_but_one(category: Path, tmp_path: Path, tiny_config: Path) -> None:
+    out = tmp_path / "out"
+    assert prepare("mvtec", category, out, "--folds", 3) == 0
+    parts = []
+    for fold in range(3):
+        module = SegmentationDataModule(root=str(out), image_size=32, fold=fold)
+        train, valid, test = (
+            {pair.image.relative_to(out).as_posix() for pair in module.pairs(split)}
+            for split in ("train", "valid", "test")
+        )
+        assert (sorted(train), sorted(valid)) == fold_members(out, fold)
+        assert not test & (train | valid)
+        parts.append(valid)
+    assert len(set.union(*parts)) == sum(len(part) for part in parts)
+    arguments = ["fit", "--config", str(tiny_config), "--data.root", str(out), "--run_dir", str(tmp_path / "run")]
+    assert main([*arguments, "--data.fold", "0"]) == 0
+    assert main([*arguments, "--data.fold", "3"]) == 2
 
 
 @pytest.mark.parametrize("rule", ["stretch", "keep"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from flexunet_pl.data.manifest import MANIFEST_FILE, pixel_table, read_manifest
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette
 from flexunet_pl.errors import UserError, suggestion
@@ -31,6 +32,23 @@ def count_masks(masks: Sequence[Path], palette: Palette, antialiased: bool = Fal
         mask_index, _ = read_mask(path, palette, antialiased)
         row[:] = np.bincount(mask_index.reshape(-1), minlength=IGNORE_INDEX + 1)[: len(palette)]
     return table
+
+
+def counts_in_manifest(root: Path, images: Sequence[Path], palette: Palette) -> Counts | None:
+    """Return the pixels of each class in each image as ``root/manifest.csv`` has them, int64 (N, K).
+
+    None if there is no manifest, or it does not list all of these images with all classes of the palette.
+
+    Raises:
+        UserError: If there is a manifest that cannot be read.
+    """
+    if not (root / MANIFEST_FILE).is_file():
+        return None
+    row_of = {root / row.file: row for row in read_manifest(root)}
+    rows = [row_of[path] for path in images if path in row_of]
+    if len(rows) < len(images) or any(not row.pixels.keys() >= set(palette.names) for row in rows):
+        return None
+    return pixel_table(rows, palette)
 
 
 def median_frequency(counts: Counts) -> Weights:

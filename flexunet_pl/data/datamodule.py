@@ -10,7 +10,7 @@ import lightning
 from torch.utils.data import DataLoader
 
 from flexunet_pl.data.augment import build_augmentation
-from flexunet_pl.data.balance import Counts, count_masks, image_weights
+from flexunet_pl.data.balance import Counts, count_masks, counts_in_manifest, image_weights
 from flexunet_pl.data.dataset import Augment, Sample, SegmentationDataset, as_pairs, collate
 from flexunet_pl.data.layout import Layout, find_palette
 from flexunet_pl.data.manifest import fold_members
@@ -230,8 +230,16 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return self._evaluation_loader(self.dataset(as_pairs(images)))
 
     def count_training_pixels(self) -> Counts:
-        """Read every training mask and return its pixels of each class, int64 (N, K), in the order of the pairs."""
-        masks = [pair.mask for pair in self.pairs("train") if pair.mask is not None]
+        """Return the pixels of each class in each training mask, int64 (N, K), in the order of the pairs.
+
+        They come from the data set's manifest if it lists all training images, else every mask is read.
+        """
+        pairs = self.pairs("train")
+        if self.layout.root is not None:
+            listed = counts_in_manifest(self.layout.root, [pair.image for pair in pairs], self.palette)
+            if listed is not None:
+                return listed
+        masks = [pair.mask for pair in pairs if pair.mask is not None]
         return count_masks(masks, self.palette, self.rules.antialiased_masks)
 
     def _find(self, split: str) -> tuple[list[Pair], list[str]]:
