@@ -171,6 +171,41 @@ def test_the_names_of_the_original_mean_ours() -> None:
     assert set(ORIGINAL_NAMES.values()) <= set(CATALOGUE)
 
 
+def test_the_sections_of_an_original_configuration_are_understood() -> None:
+    """Every name of the original's [augmentor] and the sections beside it."""
+    theirs = {
+        "hflip": True,
+        "vflip": True,
+        "rotation": True,
+        "angles": [90, 270],
+        "shrinks": [0.8, 0.7],
+        "shears": [0.1],
+        "deformation": {"alpah": 1200, "sigmoids": [8, 10]},
+        "distortion": {"gaussian_filter_rsigma": 30, "gaussian_filter_sigma": 0.5, "distortions": [0.01]},
+        "sharpening": {"k": 1.0},
+        "brightening": {"alpha": 1.2, "beta": 10},
+        "barrdistortion": {"radius": 0.3, "amount": 0.3, "centers": [[0.3, 0.3]]},
+        "pincdistortion": {"radius": 0.3, "amount": -0.3, "centers": [[0.7, 0.3]]},
+    }
+    ours = {
+        "hflip": 0.5,
+        "vflip": 0.5,
+        "rotation": {"angles": [90, 270]},
+        "shrink": {"shrinks": [0.8, 0.7]},
+        "shear": {"shears": [0.1]},
+        "elastic": {"alpha": 1200, "sigmoids": [8, 10]},
+        "smooth_noise": theirs["distortion"],
+        "sharpen": {"k": 1.0},
+        "brightening": theirs["brightening"],
+        "barrel": theirs["barrdistortion"],
+        "pincushion": theirs["pincdistortion"],
+    }
+    assert read_plan(theirs).transforms == read_plan(ours).transforms
+    assert len(read_plan(theirs).transforms) == len(ours)
+    assert list(read_plan({"rotation": True, "angles": [], "shears": [], "hflip": 1}).transforms) == ["hflip"]
+    assert read_plan({"rotation": False, "angles": [90]}).transforms == {}
+
+
 def test_one_number_for_an_interval_is_always_taken() -> None:
     assert read_plan({"noise": {"sigma": 3}}).transforms == read_plan({"noise": {"sigma": [3, 3]}}).transforms
 
@@ -181,6 +216,9 @@ def test_one_number_for_an_interval_is_always_taken() -> None:
         ([0.5], ["data.augment=[0.5]", "map"]),
         ({"hflp": 0.5}, ["data.augment.hflp", "did you mean 'hflip'?", "choose from mosaic"]),
         ({"barrdistorsion": 0.5}, ["did you mean 'barrdistortion'?"]),
+        ({"angles": [90], "rotation": {"angles": [180]}}, ["data.augment.angles: is given as rotation.angles too"]),
+        ({"shrinks": 0.8}, ["data.augment.shrink.shrinks=0.8", "a list"]),
+        ({"angle": [90]}, ["data.augment.angle", "did you mean 'angles'?"]),
         ({"preset": "lite"}, ["data.augment.preset='lite'", "none, light, full, flexunet", "did you mean 'light'?"]),
         ({"preset": ["light"]}, ["data.augment.preset=['light']"]),
         ({"fill": "black"}, ["data.augment.fill='black'", "mirror, ignore"]),

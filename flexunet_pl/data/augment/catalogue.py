@@ -43,6 +43,12 @@ ORIGINAL_NAMES: Mapping[str, str] = {
 }
 """Names of the original that differ from ours; both are understood."""
 
+ORIGINAL_LISTS: Mapping[str, str] = {"angles": "rotation", "shrinks": "shrink", "shears": "shear"}
+"""Lists of the original that stand beside its transforms, and the transform that has them as an option here."""
+
+ORIGINAL_OPTIONS: Mapping[str, str] = {"alpah": "alpha"}
+"""Options as the original spells them."""
+
 _CENTERS = [[0.3, 0.3], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7], [0.7, 0.7]]
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {

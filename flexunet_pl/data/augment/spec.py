@@ -4,7 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from flexunet_pl.data.augment.catalogue import CATALOGUE, ORIGINAL_NAMES, PRESETS
+from flexunet_pl.data.augment.catalogue import (
+    CATALOGUE,
+    ORIGINAL_LISTS,
+    ORIGINAL_NAMES,
+    ORIGINAL_OPTIONS,
+    PRESETS,
+)
 from flexunet_pl.data.augment.crop import Crop
 from flexunet_pl.data.augment.kinds import Transform
 from flexunet_pl.errors import UserError, suggestion
@@ -59,6 +65,14 @@ def _with_our_names(spec: Mapping[str, Any]) -> dict[str, Any]:
         if name in entries:
             raise UserError(f"{KEY}.{written}: the same transform is given as {name} too; keep one of them")
         entries[name] = value
+    for option, name in ORIGINAL_LISTS.items():
+        if option in entries:
+            # With an empty list the original leaves the operation out.
+            value = entries.pop(option)
+            given = _options(name, entries.get(name, True), CATALOGUE[name])
+            if option in given:
+                raise UserError(f"{KEY}.{option}: is given as {name}.{option} too; keep one of them")
+            entries[name] = given | ({"p": 0} if value == [] else {option: value})
     return entries
 
 
@@ -76,7 +90,7 @@ def _options(name: str, value: Any, kind: type[Any]) -> dict[str, Any]:
     if isinstance(value, int | float):
         return {first: value}
     if isinstance(value, Mapping):
-        return {str(option): setting for option, setting in value.items()}
+        return {ORIGINAL_OPTIONS.get(str(option), str(option)): setting for option, setting in value.items()}
     raise UserError(
         f"{KEY}.{name}={value!r}; it must be a map of options or a number for {first}, such as {{{first}: 0.5}}; "
         "false switches it off"
@@ -103,7 +117,7 @@ def _build(kind: type[Any], name: str, options: Mapping[str, Any]) -> Any:
 
 
 def _unknown_transform(name: str) -> str:
-    known = [*CATALOGUE, *ORIGINAL_NAMES, *_SETTINGS]
+    known = [*CATALOGUE, *ORIGINAL_NAMES, *ORIGINAL_LISTS, *_SETTINGS]
     return f"{KEY}.{name}: there is no such transform{suggestion(name, known)}; choose from {_listed(CATALOGUE)}"
 
 
