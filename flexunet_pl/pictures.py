@@ -14,12 +14,10 @@ UInt8Array = npt.NDArray[np.uint8]
 GAP = 6
 PAPER = (250, 250, 250)
 INK = (32, 32, 32)
-# Told apart by people with any kind of colour vision (Okabe and Ito).
+# Colours told apart by people with any kind of colour vision (Okabe and Ito).
 MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "invented", "wrong class", "right"
 ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
 BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-
-
 _ERROR_TABLE = ((0, 0, 0), *ERROR_COLORS.values())
 
 
@@ -110,6 +108,22 @@ def panel(tiles: Sequence[tuple[str, UInt8Array]], height: int = 256) -> UInt8Ar
     for (title, _), tile in zip(tiles, scaled, strict=True):
         draw.text((left, band / 2), _shortened(title, tile.width, font), fill=INK, font=font, anchor="lm")
         canvas.paste(tile, (left, band))
+        left += tile.width + GAP
+    return np.asarray(canvas)
+
+
+def labelled_row(label: str, tiles: Sequence[UInt8Array], height: int) -> UInt8Array:
+    """Set pictures uint8 (H, W, 3), scaled to ``height``, side by side after a label; returns uint8 (H', W', 3)."""
+    font = ImageFont.load_default(size=14)
+    band = 84
+    scaled = [
+        Image.fromarray(rgb).resize((max(1, round(rgb.shape[1] * height / rgb.shape[0])), height)) for rgb in tiles
+    ]
+    canvas = Image.new("RGB", (band + sum(tile.width + GAP for tile in scaled), height + GAP), PAPER)
+    ImageDraw.Draw(canvas).text((GAP, height / 2), label, fill=INK, font=font, anchor="lm")
+    left = band
+    for tile in scaled:
+        canvas.paste(tile, (left, 0))
         left += tile.width + GAP
     return np.asarray(canvas)
 

@@ -21,6 +21,7 @@ from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.data_wait import DataWait
+from flexunet_pl.training.speed import Speed
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled import TiledTask, tiling_for
 
@@ -256,7 +257,7 @@ class TrainerCLI(LightningCLI):
             self.model.tiling = tiling_for(self.model.size_multiple, tile, overlap)
         if self.subcommand == "fit":
             self.model.check_training_size(self.datamodule)
-        writers: list[lightning.Callback] = [callbacks.ScoreWriter(), DataWait()]
+        writers: list[lightning.Callback] = [callbacks.ScoreWriter(), DataWait(), Speed()]
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")

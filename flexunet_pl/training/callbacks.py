@@ -19,8 +19,10 @@ from flexunet_pl.data.samples import Pair, find_images
 from flexunet_pl.errors import UserError
 from flexunet_pl.files import atomic_path, write_json, write_text
 from flexunet_pl.nn.metrics import ScoreTable, mask_from_logits
-from flexunet_pl.pictures import as_rgb, colored, line_chart, overlay, panel, save_picture, sheet
+from flexunet_pl.pictures import line_chart, overlay, save_picture
 from flexunet_pl.training.data_wait import DATA_WAIT_SHARE
+from flexunet_pl.training.epoch_pictures import Shot, write_epoch, write_strip
+from flexunet_pl.training.speed import log_picture
 from flexunet_pl.training.task import SegmentationTask
 
 
@@ -62,21 +64,31 @@ class Curves(Checkpoint):
 
 
 class EpochPictures(Callback):
-    """Draw image, truth if there is one, and prediction of some fixed images after every epoch.
+    """Draw image, truth if there is one, prediction and errors of some fixed images after every epoch.
 
-    Writes ``epoch_pictures/epoch_0001.png`` and so on into the run folder, one picture an epoch.
+    Writes ``epoch_pictures/epoch_0001.png`` and so on into the run folder, one picture an epoch; every few epochs and
+    at the end all epochs under each other as ``strip.png`` and as the animation ``strip.webp``. Loggers that take
+    pictures get each image's as ``samples/NAME``.
     """
 
-    def __init__(self, count: int = 6, images: str | None = None) -> None:
-        """Choose the first ``count`` images of the folder ``images``, by default of the validation images.
+    def __init__(self, count: int = 6, images: str | None = None, strip_every: int = 10) -> None:
+        """Choose the images.
+
+        Args:
+            count: How many: the first of the folder.
+            images: The folder, by default of the validation images.
+            strip_every: After how many epochs the strip is written anew; at the end it is in any case.
 
         Raises:
-            UserError: If ``count`` is below 1.
+            UserError: If ``count`` or ``strip_every`` is below 1.
         """
         if count < 1:
             raise UserError(f"EpochPictures: count={count} must be at least 1; leave the callback out for no pictures")
+        if strip_every < 1:
+            raise UserError(f"EpochPictures: strip_every={strip_every} must be at least 1")
         self.count = count
         self.images = images
+        self.strip_every = strip_every
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict and draw, in the first process only."""
@@ -86,21 +98,29 @@ class EpochPictures(Callback):
         datamodule = _datamodule(trainer)
         pairs = datamodule.pairs("valid") if self.images is None else as_pairs(find_images(Path(self.images)))
         dataset = datamodule.dataset(pairs[: self.count])
-        rows = [self._row(task, dataset, index) for index in range(len(dataset))]
-        path = _run_dir(trainer) / "epoch_pictures" / f"epoch_{trainer.current_epoch + 1:04d}.png"
-        save_picture(path, sheet(rows))
+        shots = [self._shot(task, dataset, index) for index in range(len(dataset))]
+        epoch = trainer.current_epoch + 1
+        panels = write_epoch(self._folder(trainer), epoch, shots, task.palette)
+        for shot, picture in zip(shots, panels, strict=True):
+            log_picture(trainer.loggers, f"samples/{shot.name}", picture, trainer.global_step)
+        if epoch % self.strip_every == 0:
+            write_strip(self._folder(trainer), epoch)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Set all epochs under each other."""
+        if trainer.is_global_zero:
+            write_strip(self._folder(trainer), trainer.current_epoch)
 
     @staticmethod
-    def _row(task: SegmentationTask, dataset: SegmentationDataset, index: int) -> Any:
+    def _folder(trainer: lightning.Trainer) -> Path:
+        return _run_dir(trainer) / "epoch_pictures"
+
+    @staticmethod
+    def _shot(task: SegmentationTask, dataset: SegmentationDataset, index: int) -> Shot:
         sample = dataset[(0, index)]
+        truth = sample["mask"].numpy() if "mask" in sample else None
         image = sample["image"].permute(1, 2, 0).numpy()
-        predicted = predict_working_size(task, sample["image"])
-        colors = task.palette.colors
-        tiles = [(sample["name"], as_rgb(image))]
-        if "mask" in sample:
-            tiles.append(("truth", colored(sample["mask"].numpy(), colors)))
-        tiles += [("prediction", colored(predicted, colors)), ("overlay", overlay(image, predicted, colors))]
-        return panel(tiles)
+        return Shot(sample["name"], image, truth, predict_working_size(task, sample["image"]))
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -135,6 +155,23 @@ class PredictionWriter(BasePredictionWriter):
                 save_picture(self.out / "overlays" / f"{name}.png", overlay(image, mask_index, palette.colors))
 
 
+class ValidationTable(Callback):
+    """Print a table of scores, a row for each class, at the end of a validation while training."""
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        """Print it every so many epochs; UserError if that is below 1."""
+        if every_n_epochs < 1:
+            raise UserError(f"ValidationTable: every_n_epochs={every_n_epochs} must be at least 1")
+        self.every_n_epochs = every_n_epochs
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Print the table."""
+        is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking and is_due:
+            task = _task(pl_module)
+            print_scores(task.tables["val"], task.palette.names, f"Epoch {trainer.current_epoch + 1}: ")
+
+
 class ScoreWriter(Callback):
     """Print the scores of validate and test as a table, and write those of test to ``test_scores.json``."""
 
@@ -162,10 +199,10 @@ def predict_working_size(task: SegmentationTask, image: torch.Tensor) -> Any:
     return mask_from_logits(logits)[0].to(torch.uint8).cpu().numpy()
 
 
-def print_scores(table: ScoreTable, names: Sequence[str]) -> None:
-    """Print a row of scores for each class, and the means, to the terminal."""
+def print_scores(table: ScoreTable, names: Sequence[str], prefix: str = "") -> None:
+    """Print a row of scores for each class, and the means, to the terminal; the title begins with ``prefix``."""
     columns = ("dice", "iou", "precision", "recall")
-    grid = Table("class", *columns, "truth pixels", title=f"Scores of {table.images} images")
+    grid = Table("class", *columns, "truth pixels", title=f"{prefix}Scores of {table.images} images")
     for column in grid.columns[1:]:
         column.justify = "right"
     for name, scores in zip(names, table.classes, strict=True):

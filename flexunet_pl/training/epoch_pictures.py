@@ -1,0 +1,116 @@
+"""How a few images fared from epoch to epoch: a sheet an epoch, all epochs under each other, and as an animation."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flexunet_pl.data.palette import Palette, UInt8Array
+from flexunet_pl.files import atomic_path
+from flexunet_pl.pictures import (
+    ERROR_COLORS,
+    as_rgb,
+    error_overlay,
+    labelled_row,
+    legend,
+    overlay,
+    panel,
+    save_picture,
+    sheet,
+)
+
+STRIP, ANIMATION = "strip.png", "strip.webp"
+STRIP_TILE = 128
+FRAME_WIDTH, FRAME_MILLISECONDS, LAST_MILLISECONDS = 900, 500, 3000
+
+
+class Shot:
+    """One image as a model sees it after an epoch.
+
+    Attributes:
+        name: Of the image.
+        image: uint8 (H, W, C).
+        truth: uint8 (H, W), None where there is none.
+        predicted: uint8 (H, W).
+    """
+
+    def __init__(self, name: str, image: UInt8Array, truth: UInt8Array | None, predicted: UInt8Array) -> None:
+        """Keep the four."""
+        self.name, self.image, self.truth, self.predicted = name, image, truth, predicted
+
+    def panel(self, palette: Palette) -> UInt8Array:
+        """Return image, truth, prediction and errors side by side, or what there is of them, uint8 (H', W', 3)."""
+        rgb = as_rgb(self.image)
+        tiles = [(self.name, rgb)]
+        if self.truth is not None:
+            tiles.append(("truth", overlay(rgb, self.truth, palette.colors)))
+        tiles.append(("prediction", overlay(rgb, self.predicted, palette.colors)))
+        if self.truth is not None:
+            tiles.append(("errors", error_overlay(rgb, self.truth, self.predicted)))
+        return panel(tiles)
+
+
+def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palette) -> list[UInt8Array]:
+    """Write the pictures of an epoch: ``epoch_0001.png``, and its row of the strip into ``rows``.
+
+    Args:
+        folder: For all epochs.
+        epoch: Its number, from 1.
+        shots: The images.
+        palette: What class is what.
+
+    Returns:
+        The panel of each image.
+    """
+    panels = [shot.panel(palette) for shot in shots]
+    has_truth = any(shot.truth is not None for shot in shots)
+    names = [*palette.names[1:], *(ERROR_COLORS if has_truth else ())]
+    colors = [*palette.colors[1:], *(ERROR_COLORS.values() if has_truth else ())]
+    width = max(one.shape[1] for one in panels)
+    save_picture(folder / f"epoch_{epoch:04d}.png", sheet([*panels, legend(names, colors, width)]))
+    rows = {f"{epoch:04d}": [overlay(as_rgb(one.image), one.predicted, palette.colors) for one in shots]}
+    rows["image"] = [as_rgb(shot.image) for shot in shots]
+    if all(shot.truth is not None for shot in shots):
+        rows["truth"] = [
+            overlay(as_rgb(one.image), one.truth, palette.colors) for one in shots if one.truth is not None
+        ]
+    for label, tiles in rows.items():
+        shown = f"epoch {epoch}" if label.isdigit() else label
+        save_picture(folder / "rows" / f"{label}.png", labelled_row(shown, tiles, STRIP_TILE))
+    return panels
+
+
+def write_strip(folder: Path, epochs: int) -> None:
+    """Write ``strip.png``, a row an epoch, and ``strip.webp``, a frame an epoch, from what :func:`write_epoch` wrote.
+
+    Pictures of epochs after ``epochs``, left by a run that was broken off, are passed over.
+    """
+    numbers = [int(path.stem) for path in (folder / "rows").glob("*.png") if re.fullmatch(r"\d+", path.stem)]
+    numbers = sorted(number for number in numbers if number <= epochs)
+    if not numbers:
+        return
+    heads = [path for label in ("image", "truth") if (path := folder / "rows" / f"{label}.png").is_file()]
+    rows = [*heads, *(folder / "rows" / f"{number:04d}.png" for number in numbers), *heads[1:]]
+    save_picture(folder / STRIP, sheet([_read(path) for path in rows]))
+    frames = [_frame(path) for n in numbers if (path := folder / f"epoch_{n:04d}.png").is_file()]
+    if frames:
+        durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
+        with atomic_path(folder / ANIMATION) as temporary:
+            options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+            frames[0].save(temporary, format="WEBP", quality=80, method=2, **options)
+
+
+def _read(path: Path) -> UInt8Array:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _frame(path: Path) -> Image.Image:
+    """Return an epoch's sheet with its number, no wider than a page."""
+    rgb = _read(path)
+    scale = min(1.0, FRAME_WIDTH / rgb.shape[1])
+    size = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
+    picture = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS))
+    return Image.fromarray(sheet([labelled_row(f"epoch {int(path.stem[-4:])}", [], 24), picture]))
