@@ -21,7 +21,7 @@ from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.data_wait import DataWait
-from flexunet_pl.training.speed import Speed
+from flexunet_pl.training.loggers import Speed, check_packages
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled import TiledTask, tiling_for
 
@@ -228,6 +228,7 @@ class TrainerCLI(LightningCLI):
             writers = [callback for callback in trainer.callbacks or [] if callback.class_path.endswith("ProgressBar")]
             trainer.callbacks = writers
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        check_packages(loggers)
         for part, key in [
             *((part, "save_dir") for part in loggers),
             *((part, "dirpath") for part in trainer.callbacks or []),
@@ -263,7 +264,10 @@ class TrainerCLI(LightningCLI):
                 raise UserError("--out is not given; name the folder for the predicted masks")
             writers.append(callbacks.PredictionWriter(Path(config.out)))
         self.trainer_defaults["callbacks"] = writers
-        self.config_init = self.parser.instantiate(self.config)
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+        except ValueError as error:
+            raise UserError(f"a logger or callback of the config cannot be made: {_root_of(error)}") from error
         self.trainer = self.instantiate_trainer()
         if not runs.is_started_by_lightning():
             # Before other processes are started: a faulty data set shall end them all with one report.
@@ -289,6 +293,13 @@ class TrainerCLI(LightningCLI):
     @rank_zero_only
     def _tell(*lines: str) -> None:
         print("\n".join(lines), flush=True)
+
+
+def _root_of(error: BaseException) -> str:
+    """Return in one line what an error comes from in the end, such as a package that is not installed."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _same(one: Any, other: Any) -> bool:

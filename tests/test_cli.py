@@ -81,6 +81,16 @@ def test_a_mistyped_key_is_an_error_with_the_right_one(
         pytest.param(["--data.root", "/nowhere"], "data.root=/nowhere: this folder does not exist", id="root"),
         pytest.param(["--data.palette", "{a: [0, 0, 0]}"], "a palette has 2 to 255", id="palette"),
         pytest.param(["--data.fold", "0"], "manifest.csv", id="fold"),
+        pytest.param(
+            ["--trainer.callbacks+", "flexunet_pl.training.callbacks.EpochPictures", "--trainer.callbacks.count", "0"],
+            "cannot be made: EpochPictures: count=0 must be at least 1",
+            id="callback",
+        ),
+        pytest.param(
+            ["--trainer.logger", "lightning.pytorch.loggers.CometLogger"],
+            "trainer.logger: CometLogger needs the package comet_ml; pip install comet_ml",
+            id="a package that is not there",
+        ),
         pytest.param(["--ckpt_path", "absent.ckpt"], "absent.ckpt: this checkpoint does not exist", id="checkpoint"),
         pytest.param(["--ckpt_path", "last"], "last.ckpt: this checkpoint does not exist", id="nothing to resume"),
     ],

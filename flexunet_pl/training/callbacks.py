@@ -22,7 +22,7 @@ from flexunet_pl.nn.metrics import ScoreTable, mask_from_logits
 from flexunet_pl.pictures import line_chart, overlay, save_picture
 from flexunet_pl.training.data_wait import DATA_WAIT_SHARE
 from flexunet_pl.training.epoch_pictures import Shot, write_epoch, write_strip
-from flexunet_pl.training.speed import log_picture
+from flexunet_pl.training.loggers import log_picture
 from flexunet_pl.training.task import SegmentationTask
 
 

@@ -1,5 +1,6 @@
-"""What a run's loggers get beside losses and scores: learning rate, step time, throughput, and pictures."""
+"""Loggers: what they need, and get beside losses and scores: learning rate, step time, throughput, pictures."""
 
+import importlib.util
 import time
 from typing import Any
 
@@ -8,6 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from flexunet_pl.data.palette import UInt8Array
+from flexunet_pl.errors import UserError
+
+PACKAGE_OF_LOGGER = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}
 
 
 class Speed(Callback):
@@ -73,3 +77,16 @@ def log_picture(loggers: list[Logger], key: str, rgb: UInt8Array, step: int) -> 
             logger.log_image(key, [rgb], step=step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_image(logger.run_id, rgb, key=key.replace("/", "-"), step=step)
+
+
+def check_packages(loggers: list[Any]) -> None:
+    """Check the loggers of a config before they are made: what is said when that fails does not name the package.
+
+    Raises:
+        UserError: If the package of a logger is not installed.
+    """
+    for logger in loggers:
+        name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+        package = PACKAGE_OF_LOGGER.get(name)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise UserError(f"trainer.logger: {name} needs the package {package}; pip install {package}")
