@@ -25,7 +25,7 @@ from flexunet_pl.data.synthetic import TILE_PALETTE
 from flexunet_pl.errors import UserError
 from flexunet_pl.export.bundle import export
 from flexunet_pl.export.calibration import Pictures, demo_images
-from flexunet_pl.export.int8_check import check_int8, expected_confusion, refuse_loss, told
+from flexunet_pl.export.int8_check import check_int8, decided_confusion, refuse_loss, told
 from flexunet_pl.export.keras import load_keras
 from flexunet_pl.export.verify import OnnxModel
 from flexunet_pl.inference import onnx_infer
@@ -377,7 +377,7 @@ def test_demo_images_have_any_size_and_channels(size: tuple[int, int], channels:
 def test_the_loss_of_8_bits_is_measured_against_masks_or_the_float_model(whole_bundle: Path, tiny_data: Path) -> None:
     palette, sizing = Palette.from_mapping(TILE_PALETTE), Sizing(32, 32)
     paths = whole_bundle / "model.onnx", whole_bundle / "model.int8.onnx"
-    for folder, truth in (("valid", "masks"), ("valid/images", "probabilities of the float model")):
+    for folder, truth in (("valid", "masks"), ("valid/images", "the float model, where it was decided")):
         pictures = Pictures.in_folder(tiny_data / folder, palette, sizing, ReadingRules())
         report = check_int8(*paths, pictures)
         assert report["truth"] == truth
@@ -398,35 +398,34 @@ def test_the_loss_of_8_bits_is_measured_against_masks_or_the_float_model(whole_b
         assert same["foreground_dice_float"] == same["foreground_dice_int8"]
 
 
-def test_without_masks_a_pixel_counts_for_a_class_as_much_as_it_is_held_for_it() -> None:
-    probabilities = np.array([[[0.7, 0.3], [0.2, 0.8]]], np.float32)
+def test_without_masks_a_pixel_counts_as_much_as_the_float_model_was_decided() -> None:
+    probabilities = np.array([[[0.7, 0.3], [0.2, 0.8], [0.45, 0.55]]], np.float32)
+    float_mask, mask = np.array([[0, 1, 1]], np.uint8), np.array([[0, 1, 0]], np.uint8)
     for given in (probabilities, probabilities[..., 1:]):  # two classes, and one sigmoid that says the same
-        confusion = expected_confusion(given, np.array([[1, 1]], np.uint8), 2)
-        np.testing.assert_allclose(confusion, [[0, 0.9], [0, 1.1]], atol=1e-6)
-        confusion = expected_confusion(given, np.array([[0, 1]], np.uint8), 2)
-        np.testing.assert_allclose(confusion, [[0.7, 0.2], [0.3, 0.8]], atol=1e-6)
+        confusion = decided_confusion(given, float_mask, mask, 2)
+        np.testing.assert_allclose(confusion, [[0.4, 0], [0.1, 0.6]], atol=1e-6)
 
 
-def test_classes_that_the_float_model_finds_nowhere_do_not_thin_the_mean(
+def test_what_8_bits_cost_is_told_with_what_it_was_measured_against(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Three classes; the float model finds class 1 in half of the pixels and gives class 2 a chance of 0.1 everywhere.
-    probabilities = np.array([[[[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]]]], np.float32)
-    answers = {"float": np.array([[[1, 0]]], np.uint8), "int8": np.array([[[0, 0]]], np.uint8)}
+    # The float model finds class 1 in two pixels, decided by 0.6 and 0.1, and the 8-bit model loses the second.
+    probabilities = np.array([[[[0.2, 0.8, 0], [0.45, 0.55, 0]]]], np.float32)
+    answers = {"float": np.array([[[1, 1]]], np.uint8), "int8": np.array([[[1, 0]]], np.uint8)}
     monkeypatch.setattr(int8_check, "OnnxModel", lambda path: lambda _image: (probabilities, answers[path.name]))
     palette = Palette(("background", "a", "b"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
     for name in ("one.png", "two.png"):
-        Image.new("RGB", (500, 1000)).save(tmp_path / name)
-    pictures = Pictures.in_folder(tmp_path, palette, Sizing(1, 2), ReadingRules())
-    monkeypatch.setattr(int8_check, "expected_confusion", lambda *given: 1000 * expected_confusion(*given))
-    report = check_int8(Path("float"), Path("int8"), pictures)
-    # Of 1 pixel called class 1, 0.8 are; 0.9 are expected in all: 2 * 0.8 / (1 + 0.9). Class 2 does not count.
-    assert report["foreground_dice_float"] == pytest.approx(1.6 / 1.9)
-    assert report["foreground_dice_int8"] == 0
-    assert report["foreground_dice_between"] == 0
+        Image.new("RGB", (5, 10)).save(tmp_path / name)
+    report = check_int8(
+        Path("float"), Path("int8"), Pictures.in_folder(tmp_path, palette, Sizing(1, 2), ReadingRules())
+    )
+    # 2 * 0.6 / (0.7 + 0.6); class 2, which occurs nowhere, does not count.
+    assert report["foreground_dice_float"] == 1
+    assert report["foreground_dice_int8"] == pytest.approx(1.2 / 1.3)
+    assert report["foreground_dice_between"] == pytest.approx(2 / 3)
     assert told(report) == (
-        "8 bits, on 2 images: 50.00% of the pixels have the same class, mean foreground Dice 0.8421 -> 0.0000 "
-        "(measured against probabilities of the float model)"
+        "8 bits, on 2 images: 50.00% of the pixels have the same class, mean foreground Dice 1.0000 -> 0.9231 "
+        "(measured against the float model, where it was decided)"
     )
 
 

@@ -8,18 +8,19 @@ import numpy.typing as npt
 
 from flexunet_pl.errors import UserError
 from flexunet_pl.export.calibration import Pictures
-from flexunet_pl.export.verify import FloatArray, OnnxModel, UInt8Array
+from flexunet_pl.export.verify import FloatArray, OnnxModel, UInt8Array, top_two_margin
 from flexunet_pl.nn.metrics import confusion_matrix, scores_from_confusion
 
 LARGEST_DROP = 0.01
+PARTS_OF_A_PIXEL = 1000  # Dice is computed from whole numbers, and pixels may count in part
 
 
 def check_int8(float_path: Path, int8_path: Path, pictures: Pictures) -> dict[str, Any]:
     """Compare an 8-bit model with the model it was made from.
 
-    Without masks, the float model's probabilities stand in for the truth: a pixel it holds for a crack with 0.7 counts
-    as 0.7 pixels of crack. Pixels that it is unsure of then weigh little, whichever way they fall. Classes that it
-    finds nowhere count as background, for they would thin the mean.
+    Without masks, the float model's mask stands in for the truth, and each pixel weighs as much as the model was
+    decided there: the distance of its two most likely classes. That is by how much the expected number of right pixels
+    falls if this pixel falls the other way. The float model's Dice is then 1.
 
     Returns:
         For check.json: share of pixels with the same class, largest and mean difference of a probability, the mean
@@ -41,34 +42,37 @@ def check_int8(float_path: Path, int8_path: Path, pictures: Pictures) -> dict[st
             if truth is not None:
                 confusion[name] += confusion_matrix(truth, predicted[0], classes)
             else:
-                confusion[name] += expected_confusion(expected[0], predicted[0], classes)
+                confusion[name] += decided_confusion(expected[0], expected_mask[0], predicted[0], classes)
         between += confusion_matrix(expected_mask[0], mask[0], classes)
         apart = np.abs(expected - probabilities)
         largest, total, values = max(largest, float(apart.max())), total + float(apart.sum()), values + apart.size
         agreeing, pixels = agreeing + int((mask == expected_mask).sum()), pixels + mask.size
-    if not pictures.have_masks:
-        absent = between.sum(axis=1) == 0
-        absent[0] = False
-        for matrix in confusion.values():
-            matrix[0] += matrix[absent].sum(axis=0)
-            matrix[absent] = 0
     return {
         "images": len(pictures.pairs),
         "mask_agreement": agreeing / pixels,
         "largest_probability_difference": largest,
         "mean_probability_difference": total / values,
         "foreground_dice_between": _dice(between),
-        "truth": "masks" if pictures.have_masks else "probabilities of the float model",
+        "truth": "masks" if pictures.have_masks else "the float model, where it was decided",
         **{f"foreground_dice_{name}": _dice(matrix) for name, matrix in confusion.items()},
     }
 
 
-def expected_confusion(probabilities: FloatArray, mask: UInt8Array, classes: int) -> npt.NDArray[np.float64]:
-    """Return the confusion matrix (classes, classes) to be expected of a mask (H, W), given probabilities (H, W, K)."""
-    if probabilities.shape[-1] == 1:
-        probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
-    columns = [probabilities[mask == index].sum(axis=0, dtype=np.float64) for index in range(classes)]
-    return np.stack(columns, axis=1)
+def decided_confusion(
+    probabilities: FloatArray, float_mask: UInt8Array, mask: UInt8Array, classes: int
+) -> npt.NDArray[np.float64]:
+    """Return a confusion matrix (classes, classes) in which a pixel counts as much as its best two classes are apart.
+
+    Args:
+        probabilities: What the float model gave, float32 (H, W, K).
+        float_mask: What it chose, uint8 (H, W): the rows.
+        mask: What is compared with it, uint8 (H, W): the columns.
+        classes: How many there are.
+    """
+    places = float_mask.astype(np.int64) * classes + mask
+    weights = top_two_margin(probabilities)
+    counts = np.bincount(places.ravel(), weights=weights.ravel(), minlength=classes**2)
+    return np.asarray(counts, dtype=np.float64).reshape(classes, classes)
 
 
 def told(report: dict[str, Any]) -> str:
@@ -103,4 +107,4 @@ def refuse_loss(report: dict[str, Any], force: bool) -> None:
 
 
 def _dice(confusion: npt.NDArray[np.float64]) -> float | None:
-    return scores_from_confusion(np.rint(confusion).astype(np.int64)).mean_foreground_dice
+    return scores_from_confusion(np.rint(confusion * PARTS_OF_A_PIXEL).astype(np.int64)).mean_foreground_dice
