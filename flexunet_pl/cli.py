@@ -89,7 +89,7 @@ def _with_plain_flags(arguments: list[str], functions: Iterable[Any]) -> Iterato
     """Let ``--as-run`` stand for ``--as_run true``, as people expect, where jsonargparse wants the latter."""
     parameters = [item for function in functions for item in inspect.signature(function).parameters.values()]
     flags = {parameter.name for parameter in parameters if isinstance(parameter.default, bool)}
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, equals, value = word.partition("=")
         option = option.replace("-", "_").replace("__", "--", 1) if option.startswith("--") else option
         is_bare_flag = option[2:] in flags and not equals and following.lower() not in ("true", "false")

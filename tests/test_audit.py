@@ -100,6 +100,10 @@ FAULTS: dict[str, Fault] = {
         lambda root: write_image(_masks(root) / "crack_91.png", PALETTE.decode(spot().astype(np.uint8))),
         ("error", "pairing", "train/masks/crack_91.png"),
     ),
+    "a split of another name": (
+        lambda root: write_pair(root, "val", "crack_96", 96, 1),
+        ("warning", "pairing", "val"),
+    ),
     "mask in a lossy format": (
         lambda root: (_masks(root, "valid") / "oil_3.png").rename(_masks(root, "valid") / "oil_3.jpg"),
         ("error", "pairing", "valid/masks/oil_3.jpg"),

@@ -102,6 +102,17 @@ def test_two_folders_of_one_class_or_of_no_class_are_refused(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_class_that_marks_nothing_is_no_class(tmp_path: Path) -> None:
+    for label, mask in (("dent", spot()), ("Free", np.zeros((64, 64)))):
+        for number in range(3):
+            write_image(tmp_path / "src" / label / f"{number}.jpg", surface(number + len(label)))
+            write_image(tmp_path / "src" / label / f"{number}.png", mask.astype(np.uint8))
+    with pytest.raises(UserError, match="'Free' marks a pixel; if its images have no defect, give --defect_free Free"):
+        prepare("folders", tmp_path / "src", tmp_path / "out", "--near_duplicates", "off")
+    assert not (tmp_path / "out").exists()
+    assert len(prepare("folders", tmp_path / "src", tmp_path / "out", "--defect_free", "Free")) == 6
+
+
 def test_pairs_with_a_mask_suffix_and_other_names_for_splits(tmp_path: Path) -> None:
     for split, number in (("Train", 0), ("val", 1), ("test", 2)):
         write_pair(tmp_path / "src", split, f"bild {number} ä", number, 1)

@@ -310,7 +310,7 @@ def test_masks_in_any_form_become_exact_colours(tmp_path: Path) -> None:
     soft[2, 4:20] = (40, 40, 0)
     write_image(masks / "soft.png", soft)
     PALETTE.save(tmp_path / "src" / "palette.yaml")
-    with pytest.raises(UserError, match="16 pixels have a colour in no palette"):
+    with pytest.raises(UserError, match=r"16 pixels have a colour in no palette .* or give --antialiased_masks if"):
         prepare("pairs", tmp_path / "src", tmp_path / "out")
     assert prepare("pairs", tmp_path / "src", tmp_path / "out", "--antialiased_masks", "true") == 0
     assert {row.pixels["oil"] for row in check_whole(tmp_path / "out")} == {96}
@@ -648,6 +648,14 @@ def test_help_of_a_source_explains_every_option(source: str, capsys: pytest.Capt
     explained = " ".join(text.split())
     for option in ("--seed", "--groups", "--folds") if source in ("mvtec", "folders", "pairs") else ():
         assert f"{option} " in explained
+
+
+@pytest.mark.parametrize(("command", "missing"), [("prepare", "subcommand"), ("audit", "data")])
+def test_a_command_alone_says_what_is_missing(command: str, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command])
+    assert caught.value.code == 2
+    assert missing in capsys.readouterr().err
 
 
 def test_the_commands_load_nothing_heavy_before_they_run() -> None:

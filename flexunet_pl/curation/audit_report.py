@@ -14,7 +14,7 @@ from flexunet_pl.curation.survey import Survey
 SEVERITIES = (ERROR, WARNING, NOTE)
 TITLES = {
     "palette": "No palette",
-    "pairing": "Images and masks without partner",
+    "pairing": "Images, masks and folders without partner",
     "unreadable": "Files that cannot be read",
     "size": "Image and mask of different size",
     "off-palette": "Colours or indices of no class",

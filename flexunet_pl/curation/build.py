@@ -1,6 +1,6 @@
 """From what was found to a data set: check everything, group, split, write, tell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,6 +94,7 @@ def build(
             _show(kept, out, gallery)
         source_of, grouping = _group(found, kept, before, gallery, settings)
     pixels = {item.name: scan.pixels for item, scan in zip(found, scans, strict=True)}
+    _check_marked(found, pixels, out)
     pixels |= {row.name: dict(row.pixels) for row in kept}
     rows = [
         Row(item.name + converter.suffix(item), source_of[item.name], "", pixels[item.name], item.split or "", "")
@@ -159,6 +160,22 @@ def _scan(found: Sequence[Found], converter: Converter, gallery: Gallery | None,
             scans.append(replace(result, appearance=None))
     raise_all(problems, out)
     return scans
+
+
+def _check_marked(found: Sequence[Found], pixels: Mapping[str, Mapping[str, int]], out: Path) -> None:
+    """Check that some mask of each folder of a class marks something; else it is no class of defects."""
+    marked = {item.label: 0 for item in found if item.label}
+    for item in found:
+        if item.label:
+            marked[item.label] += pixels[item.name][item.label]
+    raise_all(
+        [
+            f"no mask of the class {label!r} marks a pixel; if its images have no defect, give --defect_free {label}"
+            for label, count in marked.items()
+            if not count
+        ],
+        out,
+    )
 
 
 def _show(kept: Sequence[Row], out: Path, gallery: Gallery) -> None:

@@ -59,7 +59,7 @@ class Converter:
         if found.mask is None:
             return np.zeros(size, dtype=np.uint8), 0
         if found.label is None:
-            return read_mask(found.mask, self.palette, self.antialiased)
+            return read_class_mask(found.mask, self.palette, self.antialiased)
         marked = read_two_valued(found.mask)
         if found.label == NO_CLASS:
             if marked.any():
@@ -94,6 +94,14 @@ def read_any_image(path: Path) -> UInt8Array:
         except (OSError, ValueError, EOFError, IndexError):
             channels = 3  # read_image says what is wrong with the file
     return read_image(path, ReadingRules(channels=channels, sixteen_bit="full_range"))
+
+
+def read_class_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Array, int]:
+    """Read a mask as :func:`read_mask` does; its errors name the option of prepare, not the key of a config."""
+    try:
+        return read_mask(path, palette, antialiased)
+    except UserError as error:
+        raise UserError(str(error).replace("set data.antialiased_masks: true", "give --antialiased_masks")) from error
 
 
 def read_two_valued(path: Path) -> UInt8Array:
@@ -174,7 +182,7 @@ def convert_masks(src: Path, out: Path, palette: Palette, target: str, antialias
     moved = 0
     for path in masks:
         try:
-            moved += read_mask(path, palette, antialiased)[1]
+            moved += read_class_mask(path, palette, antialiased)[1]
         except UserError as error:
             problems.append(str(error))
     stems = [path.stem for path in masks]

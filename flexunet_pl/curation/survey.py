@@ -108,6 +108,10 @@ def find_all(root: Path, findings: list[Finding]) -> list[tuple[str, Pair]]:
         folders = {ALL: root}
     if not folders:
         raise UserError(f"{root}: has neither train/images and train/masks nor images and masks; check the path")
+    for folder in sorted(root.iterdir()):
+        if folder.name not in folders and (folder / "images").is_dir():
+            message = f"{folder}: holds images but is no split, so nothing reads it; call it {', '.join(SPLITS)}"
+            findings.append(Finding("pairing", WARNING, message, (folder.name,)))
     queue: list[tuple[str, Pair]] = []
     for split, folder in folders.items():
         try:
