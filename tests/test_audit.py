@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import find_browser, open_browser
 from curation_data import PALETTE, exposed, spot, surface, write_image, write_magnets, write_pair
 from jsonargparse import auto_cli
 from PIL import Image, ImageDraw
 
-from flexunet_pl import page
+from flexunet_pl import page as html
 from flexunet_pl.curation.appearance import appearance_of, likeness, orientations
 from flexunet_pl.curation.audit import audit
 from flexunet_pl.curation.duplicates import Gallery, Joined
@@ -322,19 +323,40 @@ def test_the_page_needs_nothing_from_elsewhere(data: Path) -> None:
     assert "source &#x27;crack_4&#x27; is in test and train" in text
 
 
+def test_the_page_fits_narrow_and_wide_windows_light_and_dark(data: Path, tmp_path: Path) -> None:
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium on this machine; .ci/run installs it with apt-get")
+    write_pair(data, "train", "crack_" + "long_name_" * 15, 300, 1)
+    for fault in ("a blended edge", "a variant in another split", "a colour of no class", "an empty mask of a crack"):
+        FAULTS[fault][0](data)
+    audit(data)
+    with open_browser(program) as browser:
+        page = browser.page()
+        for width, dark in ((1280, False), (400, True)):
+            page.open(data / "audit.html", width, dark)
+            assert page.run("document.documentElement.scrollWidth") <= width, "wider than the window"
+            background = page.run("getComputedStyle(document.body).backgroundColor")
+            assert (sum(int(part) for part in background[4:-1].split(",")) < 200) is dark
+            page.photograph(tmp_path / "page.png")
+            assert page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+            assert page.run("document.images.length") >= 8
+        assert page.complaints == []
+
+
 def test_text_in_a_page_cannot_become_html() -> None:
-    text = page.page("<b>", [page.section("<i>", [page.paragraph("<p>", "bad"), page.bullets(["<li>"] * 3, most=2)])])
-    text += page.table(["<th>"], [["<td>"], [None]])
+    text = html.page("<b>", [html.section("<i>", [html.paragraph("<p>", "bad"), html.bullets(["<li>"] * 3, most=2)])])
+    text += html.table(["<th>"], [["<td>"], [None]])
     for tag in ("<b>", "<i>", "<td><td>", "<th><th>"):
         assert tag not in text
     assert "&lt;b&gt;" in text
     assert "and 1 more" in text
     with pytest.raises(ValueError, match="must be PNG, JPEG, WebP or GIF"):
-        page.picture(b"<svg>", "no")
+        html.picture(b"<svg>", "no")
 
 
 def test_numbers_in_a_table_stand_right() -> None:
-    text = page.table(["name", "count", "share"], [["a", 12345, 0.51234], ["b", None, 12345.6]])
+    text = html.table(["name", "count", "share"], [["a", 12345, 0.51234], ["b", None, 12345.6]])
     assert '<td class="number">12,345</td><td class="number">0.5123</td>' in text
     assert '<td class="number">n/a</td><td class="number">12,346</td>' in text
     assert "<td>a</td>" in text
