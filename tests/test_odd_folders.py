@@ -127,6 +127,27 @@ def test_pairs_with_a_mask_suffix_and_other_names_for_splits(tmp_path: Path) -> 
         prepare("pairs", tmp_path / "src", tmp_path / "more", *options)
 
 
+@pytest.mark.parametrize("tree", ["{split}/{part}", "{part}/{split}", "{part}"])
+def test_images_and_masks_in_any_order_and_case(tree: str, tmp_path: Path) -> None:
+    for number, split in enumerate(("Train", "Valid", "TEST")):
+        write_pair(tmp_path / "made", split, f"crack_{number}", number, 1)
+        for part, called in (("images", "Images"), ("masks", "Labels")):
+            target = tmp_path / "src" / tree.format(split=split, part=called)
+            target.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "made" / split / part / f"crack_{number}.png").rename(target / f"crack_{number}.png")
+    litter(tmp_path / "src")
+    PALETTE.save(tmp_path / "palette.yaml")
+    rows = prepare("pairs", tmp_path / "src", tmp_path / "out", "--palette", tmp_path / "palette.yaml")
+    assert [row.source for row in sorted(rows, key=lambda row: row.name)] == ["crack_0", "crack_1", "crack_2"]
+
+
+def test_images_without_masks_beside_them_are_told(tmp_path: Path) -> None:
+    write_image(tmp_path / "src" / "train" / "images" / "0.png", surface(0))
+    PALETTE.save(tmp_path / "src" / "palette.yaml")
+    with pytest.raises(UserError, match="train: has no folder masks beside its images"):
+        prepare("pairs", tmp_path / "src", tmp_path / "out")
+
+
 def test_umlauts_in_two_spellings_and_semicolons_in_a_csv(tmp_path: Path) -> None:
     for number in range(6):
         write_pair(tmp_path / "src", "train", unicodedata.normalize("NFD", f"für_{number}"), number, 1)

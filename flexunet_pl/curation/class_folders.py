@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from flexunet_pl.curation.readers import NO_CLASS, Found, Reading, check_folder, subfolders, unique
+from flexunet_pl.curation.readers import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    NO_CLASS,
+    Found,
+    Reading,
+    check_folder,
+    subfolders,
+    unique,
+)
 from flexunet_pl.data.samples import IMAGE_SUFFIXES
 from flexunet_pl.data.sources import source_of
 from flexunet_pl.errors import UserError, suggestion
 
-MASK_FOLDERS = ("masks", "mask", "ground_truth", "labels", "label")
-IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 # Endings that people give to masks, looked for when files lack a partner.
 USUAL_MASK_SUFFIXES = ("_mask", "-mask", "_masks", "_gt", "_label", "_seg", "_m")
 

@@ -12,7 +12,9 @@ from flexunet_pl.errors import UserError
 
 # The mask of an image without any defect may be there, but must be empty.
 NO_CLASS = ""
-# What others call our splits.
+# What others call our folders and splits, in any case.
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+MASK_FOLDERS = ("masks", "mask", "ground_truth", "labels", "label")
 SPLIT_NAMES = {split: split for split in SPLITS} | {"training": "train", "val": "valid", "validation": "valid"}
 GOOD_CHOICES = ("all", "test", "none")
 
@@ -97,7 +99,8 @@ def read_mvtec(src: Path, good: str = "all") -> Reading:
 def read_pairs(src: Path, mask_suffix: str = "") -> Reading:
     """Read ``images`` and ``masks``, or those of ``train``, ``valid`` and ``test``, with masks in a palette's colours.
 
-    One picture under one name in two splits is taken once; two pictures under one name get their split's name, too.
+    The splits may also lie within ``images`` and ``masks``. One picture under one name in two splits is taken once; two
+    pictures under one name get their split's name, too.
 
     Args:
         src: The folder.
@@ -111,22 +114,9 @@ def read_pairs(src: Path, mask_suffix: str = "") -> Reading:
     """
     check_folder(src)
     problems: list[str] = []
-    roots: dict[str | None, Path] = {None: src} if (src / "images").is_dir() else {}
-    if not roots:
-        for folder in subfolders(src):
-            split = SPLIT_NAMES.get(folder.name.lower())
-            if not (folder / "images").is_dir():
-                continue
-            if split is None or split in roots:
-                problems.append(f"{folder}: holds images but is no split of its own; call it {', '.join(SPLITS)}")
-            else:
-                roots[split] = folder
-        roots = {split: roots[split] for split in SPLITS if split in roots}
-    if not roots:
-        raise UserError(f"{src}: has neither images and masks nor train/images and train/masks; check the path")
     of_name: dict[str, Found] = {}
-    for split, root in roots.items():
-        pairs, complaints = find_pairs(root / "images", root / "masks", mask_suffix)
+    for split, images, masks in _image_and_mask_folders(src, problems):
+        pairs, complaints = find_pairs(images, masks, mask_suffix)
         problems += complaints
         for pair in pairs:
             name = pair.name
@@ -137,6 +127,39 @@ def read_pairs(src: Path, mask_suffix: str = "") -> Reading:
             origin = pair.image.relative_to(src).as_posix()
             of_name[name] = Found(name, origin, pair.image, pair.mask, None, source_of(pair.name), split)
     return unique(list(of_name.values()), problems)
+
+
+def _image_and_mask_folders(src: Path, problems: list[str]) -> list[tuple[str | None, Path, Path]]:
+    """Return (split, images, masks), split by split or, where nothing is split, once.
+
+    Raises:
+        UserError: If there is no such tree.
+    """
+    images, masks = _part(src, IMAGE_FOLDERS), _part(src, MASK_FOLDERS)
+    if images is not None and masks is not None and _images(images):
+        return [(None, images, masks)]
+    found: dict[str, tuple[Path, Path]] = {}
+    for folder in subfolders(src if images is None else images):
+        inside = _part(folder, IMAGE_FOLDERS) if images is None else folder
+        if inside is None:
+            continue
+        split = SPLIT_NAMES.get(folder.name.lower())
+        other = _part(folder, MASK_FOLDERS) if images is None else None if masks is None else masks / folder.name
+        if split is None or split in found:
+            problems.append(f"{folder}: holds images but is no split of its own; call it {', '.join(SPLITS)}")
+        elif other is None:
+            problems.append(f"{folder}: has no folder {MASK_FOLDERS[0]} beside its images; add it")
+        else:
+            found[split] = inside, other
+    if not found and not problems:
+        raise UserError(f"{src}: has neither images and masks nor train/images and train/masks; check the path")
+    return [(split, *found[split]) for split in SPLITS if split in found]
+
+
+def _part(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first folder in ``folder`` with one of these names, in any case."""
+    inside = {path.name.lower(): path for path in subfolders(folder)}
+    return next((inside[name] for name in names if name in inside), None)
 
 
 def _is_category(folder: Path) -> bool:
