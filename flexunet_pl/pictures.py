@@ -18,6 +18,7 @@ INK = (32, 32, 32)
 MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "invented", "wrong class", "right"
 ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
 BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+DASHES = ("-", "--", ":", "-.")  # for more lines than colours
 _ERROR_TABLE = ((0, 0, 0), *ERROR_COLORS.values())
 
 
@@ -164,8 +165,10 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], title: str) 
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name, points in series.items():
-        axes.plot(*zip(*points, strict=True), label=name, marker="o", markersize=3, linewidth=1.5)
+    for place, (name, points) in enumerate(series.items()):
+        color, style = BARS[place % len(BARS)], DASHES[place // len(BARS) % len(DASHES)]
+        (line,) = axes.plot(*zip(*points, strict=True), label=name, marker="o", markersize=3)
+        line.set(color=color, linestyle=style, linewidth=1.5)
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.3)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from browser import Browser, Page, find_browser, open_browser
 from conftest import ROOT
+from doc_commands import commands_in
 from onnx_models import PALETTE, write_model
 from PIL import Image
 from report_data import Numbers, look_up, write_case, write_cases
@@ -466,3 +467,58 @@ def test_the_browser_hears_complaints(browser: Browser, tmp_path: Path) -> None:
     assert "oh" in heard
     assert "null" in heard
     assert "http://127.0.0.1:9/x.png" in heard
+
+
+def test_commands_of_the_page_run(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "dataset" / "tile")
+    for name in ("tile-1", "tile-2"):
+        shutil.copytree(tiny_run, tmp_path / "runs" / name)
+    shutil.copytree(tiny_data / "valid" / "masks", tmp_path / "masks")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    commands = commands_in(ROOT / "docs" / "report.md")
+    for words in commands:
+        assert words[1:3] == ["-m", "flexunet_pl"]
+        assert main(words[3:]) == 0, " ".join(words)
+    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"tile", "published", "compared", "network"}
+    assert scores_of(tmp_path / "reports" / "published")["mean_foreground_dice"] == 1.0
+    assert len(commands) == 4
+
+
+def check_in_browser(out: Path, images: int, browser: Browser, tmp_path: Path) -> None:
+    page = browser.page()
+    for width in (1280, 400):
+        page.open(out / "report.html", width)
+        page.photograph(tmp_path / "page.png")
+        assert page.run("document.documentElement.scrollWidth") <= width
+        assert page.run("document.querySelectorAll('figure.chart').length") == 5
+        assert len(names_shown(page)) == images
+    assert page.complaints == []
+
+
+def test_the_report_of_a_demo_model_works_in_a_browser(
+    tiny_run: Path, tiny_data: Path, browser: Browser, tmp_path: Path
+) -> None:
+    assert main(["report", str(tiny_run), str(tiny_data), "--split", "valid", "--out", str(tmp_path / "out")]) == 0
+    check_in_browser(tmp_path / "out", 6, browser, tmp_path)
+
+
+@pytest.mark.full
+def test_the_report_of_a_model_of_real_tiles_works_in_a_browser(
+    shared_dir: Path, browser: Browser, tmp_path: Path
+) -> None:
+    data = shared_dir / "data" / "mvtec-tile-mini"
+    config = yaml.safe_load((ROOT / "configs" / "tile.yaml").read_text())
+    config["trainer"] |= {"accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_progress_bar": False}
+    config["trainer"]["callbacks"] = [
+        one for one in config["trainer"]["callbacks"] if one["class_path"].endswith("ModelCheckpoint")
+    ]
+    config["model"] |= {"base_filters": 4, "base_kernel": 5, "num_layers": 4, "learning_rate": 1e-3}
+    config["data"] |= {"root": str(data), "image_size": 128, "num_workers": 0}
+    (tmp_path / "mini.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(tmp_path / "mini.yaml"), "--run_dir", str(tmp_path / "run")]) == 0
+    arguments = ["--split", "valid", "--antialiased_masks", "--out", str(tmp_path / "out")]
+    assert main(["report", str(tmp_path / "run"), str(data), *arguments]) == 0
+    check_in_browser(tmp_path / "out", 9, browser, tmp_path)

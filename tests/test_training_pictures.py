@@ -11,7 +11,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from flexunet_pl.cli import main
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.errors import UserError
-from flexunet_pl.pictures import ERROR_COLORS, INVENTED, MISSED, RIGHT, WRONG_CLASS, error_overlay, legend, overlay
+from flexunet_pl.pictures import (
+    BARS,
+    ERROR_COLORS,
+    INVENTED,
+    MISSED,
+    RIGHT,
+    WRONG_CLASS,
+    error_overlay,
+    legend,
+    line_chart,
+    overlay,
+)
 from flexunet_pl.training.callbacks import EpochPictures, ValidationTable
 from flexunet_pl.training.epoch_pictures import STRIP_TILE, Shot, write_epoch, write_strip
 
@@ -136,6 +147,16 @@ def test_error_colours_differ_for_eyes_that_lack_a_cone(weak: int | None) -> Non
     lightness = seen ** (1 / 2.2)
     apart = np.abs(lightness[:, None] - lightness).max(axis=2)
     assert apart[~np.eye(len(colors), dtype=bool)].min() > 0.07
+
+
+def test_many_lines_differ_in_colour_or_dashes() -> None:
+    drawn = line_chart({f"class {number}": [(0, number), (9, number)] for number in range(8)}, "scores")
+    first = tuple(int(BARS[0][place : place + 2], 16) for place in (1, 3, 5))
+    rows = np.flatnonzero((drawn == first).all(axis=2).sum(axis=1) > 100)
+    lines = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    lengths = [(drawn[line] == first).all(axis=2).any(axis=0).sum() for line in lines]
+    assert len(lengths) == 2, "the first colour comes again with the seventh line"
+    assert lengths[0] < 0.9 * lengths[1], "which is dashed"
 
 
 def test_a_legend_names_every_class_in_its_colour() -> None:
