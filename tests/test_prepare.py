@@ -374,7 +374,9 @@ def test_folds_lie_in_train_and_the_manifest_tells_them_apart(category: Path, tm
         prepare("mvtec", category, out, "--update", "true")
 
 
-def test_fit_trains_on_all_folds_but_one(category: Path, tmp_path: Path, tiny_config: Path) -> None:
+def test_fit_trains_on_all_folds_but_one(
+    category: Path, tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert prepare("mvtec", category, out, "--folds", 3) == 0
     parts = []
@@ -389,6 +391,8 @@ def test_fit_trains_on_all_folds_but_one(category: Path, tmp_path: Path, tiny_co
         parts.append(valid)
     assert len(set.union(*parts)) == sum(len(part) for part in parts)
     arguments = ["fit", "--config", str(tiny_config), "--data.root", str(out), "--run_dir", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert "choose the fold that validates with --data.fold 0" in capsys.readouterr().err
     assert main([*arguments, "--data.fold", "0"]) == 0
     assert main([*arguments, "--data.fold", "3"]) == 2
 

@@ -45,7 +45,10 @@ class Layout:
                 folder = self.root / split / kind
             if not folder.is_dir():
                 origin = f"data.{key}" if key in self.folders else "data.root"
-                raise UserError(f"{origin}: the folder {folder} does not exist; check the path")
+                # A data set made with folds has no valid of its own.
+                is_folded = split == "valid" and self.root is not None and (self.root / "train").is_dir()
+                hint = ", or choose the fold that validates with --data.fold 0" if is_folded else ""
+                raise UserError(f"{origin}: the folder {folder} does not exist; check the path{hint}")
             found.append(folder)
         return found[0], found[1]
 
