@@ -41,15 +41,13 @@ print("measured", 0, seconds, wall, resource.getrusage(resource.RUSAGE_SELF).ru_
 def write_pairs(root: Path, count: int, size: int) -> None:
     """Write ``count`` different pairs as JPEG and PNG: grainy surfaces with a square defect, one in five validates."""
     rng = np.random.default_rng(0)
-    grain = [rng.normal(128, 40, (size // 4, size // 4)).clip(0, 255).astype(np.uint8) for _ in range(16)]
-    surfaces = [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in grain]
     for split in ("train", "valid"):
         for part in ("images", "masks"):
             (root / split / part).mkdir(parents=True)
     for number in range(count):
-        first, second = (surfaces[int(index)] for index in rng.integers(len(surfaces), size=2))
-        rolled = [np.roll(one, rng.integers(size, size=2), axis=(0, 1)) // 2 for one in (first, second)]
-        image = np.repeat((rolled[0] + rolled[1])[..., None], 3, axis=2)
+        grain = rng.normal(128, 40, (size // 4, size // 4)).clip(0, 255).astype(np.uint8)
+        surface = np.asarray(Image.fromarray(grain).resize((size, size), Image.Resampling.BICUBIC))
+        image = np.repeat(surface[..., None], 3, axis=2)
         mask_index = np.zeros((size, size), dtype=np.uint8)
         row, column = rng.integers(size // 2, size=2)
         mask_index[row : row + size // 8, column : column + size // 8] = 1 + number % 2

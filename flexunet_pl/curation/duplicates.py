@@ -24,7 +24,8 @@ LARGEST_SHARE, LARGEST_COUNT = 0.25, 24
 IDENTICAL_LIKENESS = 0.97
 # Of each picture's candidates the nearest ones are looked at.
 CANDIDATES_EACH = 12
-ROWS_AT_ONCE = 256
+# Distances computed at a time, so that memory does not grow with the square of the pictures.
+DISTANCES_AT_ONCE = 1 << 20
 
 Numbers = npt.NDArray[np.int64]
 
@@ -142,10 +143,11 @@ def _near(packed: npt.NDArray[np.uint8], ids: Numbers) -> Iterator[tuple[Numbers
     """
     upright = np.unpackbits(packed[:, 0], axis=1).astype(np.float32)
     total = upright.sum(axis=1)
-    for start in range(0, len(packed), ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(packed)))
+    step = max(1, DISTANCES_AT_ONCE // len(packed))
+    for start in range(0, len(packed), step):
+        rows = np.arange(start, min(start + step, len(packed)))
         distance = np.full((len(rows), len(packed)), np.inf, dtype=np.float32)
-        orientation = np.zeros(distance.shape, dtype=np.int64)
+        orientation = np.zeros(distance.shape, dtype=np.uint8)
         for number in range(ORIENTATIONS):
             turned = np.unpackbits(packed[:, number], axis=1).astype(np.float32)
             differing = total[rows, None] + turned.sum(axis=1) - 2 * (upright[rows] @ turned.T)
@@ -156,4 +158,4 @@ def _near(packed: npt.NDArray[np.uint8], ids: Numbers) -> Iterator[tuple[Numbers
         columns = np.argpartition(distance, kept, axis=1)[:, :kept]
         row, column = np.nonzero(np.take_along_axis(distance, columns, axis=1) <= MOST_DIFFERENT_BITS)
         second = columns[row, column]
-        yield rows[row], second, orientation[row, second], distance[row, second].astype(np.int64)
+        yield rows[row], second, orientation[row, second].astype(np.int64), distance[row, second].astype(np.int64)
