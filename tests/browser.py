@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -128,6 +129,7 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._answers], [], [], WAIT)[0], "the browser does not answer"
             part = os.read(self._answers, 1 << 20)
             assert part, "the browser has ended"
             self._rest += part

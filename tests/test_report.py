@@ -178,7 +178,7 @@ def test_predictions_of_a_bundle_and_its_masks_are_scored_alike(cases: Path, tmp
 @pytest.mark.parametrize(
     ("split", "exact"),
     [
-        pytest.param("train", True, id="train"),
+        pytest.param("train", True, id="train", marks=pytest.mark.full),
         pytest.param("valid", True, id="valid"),
         # The report looks at the neighbours of a blended pixel, the few lines only at its colour.
         pytest.param("valid", False, id="valid, as blended as it is"),

@@ -103,12 +103,12 @@ def test_pixel_auroc_and_average_precision_are_those_of_torchmetrics(fine: bool)
 
 @pytest.mark.parametrize("fine", [True, False], ids=["fine", "many ties"])
 def test_aupro_is_the_area_under_overlaps_counted_threshold_by_threshold(fine: bool) -> None:
-    scores, regions = smooth_scores(2, fine)
+    scores, regions = (one[:2] for one in smooth_scores(2, fine))
     histogram = DetectionHistogram()
     for one, region in zip(scores, regions, strict=True):
         histogram.add(one.reshape(-1), region.reshape(-1))
-    places = [np.where(regions[index] == number) for index in range(6) for number in range(1, regions[index].max() + 1)]
-    images = [index for index in range(6) for _ in range(regions[index].max())]
+    places = [np.where(regions[index] == number) for index in range(2) for number in range(1, regions[index].max() + 1)]
+    images = [index for index in range(2) for _ in range(regions[index].max())]
     rates, overlaps = [0.0], [0.0]
     for threshold in np.unique(scores)[::-1]:
         hit = scores >= threshold

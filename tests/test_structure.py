@@ -81,6 +81,7 @@ def test_rooms_are_small(path: Path) -> None:
         ["audit", "--help"],
         ["infer", "--help"],
         ["report", "--help"],
+        ["summary", "--help"],
     ],
     ids=" ".join,
 )
