@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flexunet_pl.data.synthetic import draw_sample
-from flexunet_pl.inference.onnx_infer import Model, infer_files, most_probable
+from flexunet_pl.inference.onnx_infer import Model, infer_files, most_probable, working_image
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -164,7 +164,7 @@ def run_speed(options: argparse.Namespace) -> None:
     """Print engines x precisions x threads."""
     bundle = Path(options.model) if Path(options.model).is_dir() else Path(options.model).parent
     path = bundle / "model.onnx" if Path(options.model).is_dir() else Path(options.model)
-    files = {"": path} | ({" int8": bundle / "model.int8.onnx"} if (bundle / "model.int8.onnx").is_file() else {})
+    files = {"": path} | ({", int8 file": bundle / "model.int8.onnx"} if (bundle / "model.int8.onnx").is_file() else {})
     setups: dict[str, dict[str, Any]] = {}
     for threads in options.threads:
         with_threads = f", {threads} threads"
@@ -209,11 +209,12 @@ def run_files(options: argparse.Namespace) -> None:
             files = [Path(folder) / f"{number:04}.png" for number in range(options.count)]
             for number, file in enumerate(files):
                 Image.fromarray(images[number % PROBES].squeeze()).save(file)
-            model.run(images[0][None])
+            ready = [working_image(image, model.labels)[0][None] for image in images]
+            model.run(ready[0])
             for _ in range(options.turns):
                 begin = time.perf_counter()
                 for number in range(options.count):
-                    model.run(images[number % PROBES][None])
+                    model.run(ready[number % PROBES])
                 alone.append(options.count / (time.perf_counter() - begin))
                 begin = time.perf_counter()
                 infer_files(model, files, Path(folder) / "masks", [], None, options.size**2)
