@@ -50,8 +50,9 @@ def test_a_black_and_white_palette_reads_grey_masks_as_colours(tmp_path: Path) -
 
 def test_255_is_ignore_only_where_the_palette_says_so(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", np.array([[0, 255]], dtype=np.uint8))
-    with pytest.raises(UserError, match="class index 255 out of range at 1 pixels, first at row 0, column 1"):
+    with pytest.raises(UserError, match="class index 255 out of range at 1 pixels, first at row 0, column 1") as caught:
         read_mask(path, PALETTE, antialiased=False)
+    assert "the palette has to be black and white" in str(caught.value)
     with_ignore = Palette.from_mapping(PALETTE.to_mapping() | {"ignore": [9, 9, 9]})
     assert read_mask(path, with_ignore, antialiased=False)[0].tolist() == [[0, 255]]
 

@@ -95,10 +95,12 @@ def _checked_indices(path: Path, indices: npt.NDArray[Any], palette: Palette) ->
     if not allowed.all():
         bad = np.argwhere(~allowed)
         row, column = (int(place) for place in bad[0])
+        is_black_and_white = np.unique(indices).tolist() == [0, 255]
+        hint = "; if white marks one class, the palette has to be black and white" if is_black_and_white else ""
         also = f", and {IGNORE_INDEX} for ignore" if palette.ignore is not None else ""
         raise UserError(
             f"{path}: class index {indices[row, column]} out of range at {len(bad)} pixels, first at row {row}, column "
-            f"{column}; with {len(palette)} classes an index is 0..{len(palette) - 1}{also}"
+            f"{column}; with {len(palette)} classes an index is 0..{len(palette) - 1}{also}{hint}"
         )
     return indices.astype(np.uint8)
 
