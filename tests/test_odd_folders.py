@@ -70,7 +70,7 @@ def test_classes_may_be_nested_and_names_may_recur(tmp_path: Path) -> None:
     for day in ("Mo", "Di"):
         for number in range(2):
             write_image(tmp_path / "src" / "dent" / day / "Images" / f"{number}.JPG", surface(number + len(day)))
-            write_image(tmp_path / "src" / "dent" / day / "Masks" / f"{number}.png", mask)
+            write_image(tmp_path / "src" / "dent" / day / ("GT" if day == "Mo" else "Masks") / f"{number}.png", mask)
     write_image(tmp_path / "src" / "dent" / "7.jpg", surface(7))
     write_image(tmp_path / "src" / "dent" / "7.png", mask)
     write_image(tmp_path / "src" / "fine" / "8.jpg", surface(8))

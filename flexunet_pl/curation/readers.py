@@ -14,7 +14,7 @@ from flexunet_pl.errors import UserError
 NO_CLASS = ""
 # What others call our folders and splits, in any case.
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
-MASK_FOLDERS = ("masks", "mask", "ground_truth", "labels", "label")
+MASK_FOLDERS = ("masks", "mask", "ground_truth", "groundtruth", "gt", "labels", "label", "annotations")
 SPLIT_NAMES = {split: split for split in SPLITS} | {"training": "train", "val": "valid", "validation": "valid"}
 GOOD_CHOICES = ("all", "test", "none")
 
