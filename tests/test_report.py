@@ -246,6 +246,22 @@ def test_groups_of_the_manifest_are_drawn_together(cases: Path, tmp_path: Path) 
     assert "groups of images" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_variants_of_a_source_without_a_manifest_are_told(cases: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(cases / "data", data)
+    for kind in ("images", "masks"):
+        shutil.copy(data / "test" / kind / "part1.png", data / "test" / kind / "hflipped_part1.png")
+    model = str(cases / "good.onnx")
+    for models in ([model], [model, model]):
+        assert main(["report", *models, "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+        html = (tmp_path / "out" / "report.html").read_text()
+        assert (
+            '<span data-key="/made/data/sources">8</span> sources, and no manifest says which belong together' in html
+        )
+        assert main(["report", *models, "--data", str(cases / "data"), "--out", str(tmp_path / "out")]) == 0
+        assert "no manifest" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_leaks_are_told_by_name_or_by_the_audit(
     cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from flexunet_pl.report.evaluate import Judged
 from flexunet_pl.report.image_table import SCRIPT, image_table
 from flexunet_pl.report.pages import SHOWN_EACH, STYLE, error_legend, gallery, made_section, short_path, wrong_pixels
 from flexunet_pl.report.regions import HIT_LEVELS
-from flexunet_pl.report.sections import swatch
+from flexunet_pl.report.sections import narrow_intervals, swatch
 from flexunet_pl.report.shown import Shown, grid, note
 from flexunet_pl.report.totals import Totals
 
@@ -155,7 +155,8 @@ def _deciding_section(shown: Shown, palette: Palette) -> str:
         note(f"Both are scored on the same draws of {drawn}; an interval without 0 speaks for a difference.", "soft"),
         note(f"dice_coef_multiclass is soft pixel accuracy: nothing but background scores {background}.", "soft"),
     ]
-    return page.section("What decides", [sentences[0], grid(headers, rows), *sentences[1:]])
+    warnings = narrow_intervals(shown, shown.at("models", "A"))
+    return page.section("What decides", [sentences[0], *warnings, grid(headers, rows), *sentences[1:]])
 
 
 def _verdict(shown: Shown) -> str:

@@ -78,6 +78,7 @@ def find_images_with_truth(
     name = split if root is not None else None
     facts: dict[str, Any] = {"images": str(images), "masks": str(masks), "split": name}
     facts["manifest_sha256"] = None
+    facts["sources"] = len({source_of(pair.name) for pair in pairs})  # by their names; a manifest may know better
     groups, leaks = None, []
     if root is not None:
         facts["root"] = str(root)

@@ -64,7 +64,13 @@ def deciding_section(shown: Shown, names: Sequence[str], colors: Sequence[Sequen
         rows.append([f"{swatch(color)}{escape(name)}", *cells, *counts])
     return page.section(
         "What decides",
-        [cards(boxes), note(sentence, "soft"), grid(headers, rows), *_false_alarms(shown)],
+        [
+            cards(boxes),
+            note(sentence, "soft"),
+            *narrow_intervals(shown, shown),
+            grid(headers, rows),
+            *_false_alarms(shown),
+        ],
     )
 
 
@@ -172,6 +178,23 @@ def explaining_section(shown: Shown, names: Sequence[str]) -> str:
         )
         pieces = [note(sentence), *pieces]
     return page.section("What explains it", [charts(figures), *pieces])
+
+
+def narrow_intervals(shown: Shown, model: Shown) -> list[str]:
+    """Return a warning if images that are no groups for want of a manifest have a source in common by their names.
+
+    Args:
+        shown: The scores.
+        model: Those of one model.
+    """
+    if shown.get("has_groups") or shown.get("made", "data", "sources") >= model.get("images"):
+        return []
+    sources, images = shown.number("made", "data", "sources"), model.number("images")
+    sentence = (
+        f"By their names these {images} images show {sources} sources, and no manifest says which belong together: the "
+        "intervals are too narrow. A data set made with <code>prepare</code> has a manifest."
+    )
+    return [note(sentence, "warn")]
 
 
 def swatch(color: Sequence[int]) -> str:
