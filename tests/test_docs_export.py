@@ -1,0 +1,65 @@
+"""The commands of the pages on exporting and inference run, and so do the benchmarks behind their tables."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from doc_commands import commands_in
+
+pytestmark = pytest.mark.full
+
+# Each benchmark of the pages, with options that make it end soon.
+BENCHMARKS = (
+    "inference.py speed exports/demo --ckpt runs/demo-1/checkpoints/best.ckpt --size 32 --turns 1 --seconds 0.01",
+    "inference.py options exports/demo --size 32 --turns 1 --seconds 0.01",
+    "inference.py files exports/demo --size 32 --turns 1 --count 3",
+    "tiles.py overlap exports/demo --size 64 --tile 32 --overlaps 0,8 --count 1 --patch 32",
+    "tiles.py large exports/demo --size 300 --tile 64 --overlap 8",
+    "export.py --base_filters 4 --base_kernel 5 --num_layers 2 --size 32 --rounds 1",
+)
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_run: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder as a reader has it after the demo: a run and its data set."""
+    folder = tmp_path_factory.mktemp("desk")
+    shutil.copytree(tiny_run, folder / "runs" / "demo-1")
+    shutil.copytree(tiny_data, folder / "dataset" / "demo-tiles")
+    return folder
+
+
+def run(words: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_commands_of_the_pages_run(desk: Path) -> None:
+    for page in ("exporting.md", "inference.md"):
+        for words in commands_in(ROOT / "docs" / page):
+            # After seconds of training a network is unsure everywhere, and 8 bits may cost it more than is allowed.
+            run([*words, "--force"] if "--int8" in words else words, desk)
+    assert {path.name for path in (desk / "exports" / "demo-all").iterdir()} >= {"model.int8.onnx", "model.keras"}
+    images = {path.name for path in (desk / "dataset" / "demo-tiles" / "test" / "images").iterdir()}
+    for out in ("found", "found/overlays", "found-by-torch"):
+        assert {path.name for path in (desk / out).glob("*.png")} == images
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks_print_their_tables(command: str, desk: Path) -> None:
+    script, *arguments = command.split()
+    if not (desk / "exports" / "demo").exists():
+        run([sys.executable, "-m", "flexunet_pl", "export", "runs/demo-1/checkpoints/best.ckpt", "exports/demo"], desk)
+    shown = run([sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / script), *arguments], desk)
+    assert "|---|" in shown or "VmHWM" in shown
+
+
+def test_the_pages_name_the_benchmarks() -> None:
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("exporting.md", "inference.md"))
+    for command in BENCHMARKS:
+        assert f"python benchmarks/{' '.join(command.split()[:2])}" in text or "export.py" in command
