@@ -22,6 +22,7 @@ from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.data_wait import DataWait
 from flexunet_pl.training.loggers import Speed, check_packages
+from flexunet_pl.training.precision import Trainer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled import TiledTask, tiling_for
 
@@ -41,6 +42,7 @@ NO_WARNINGS = (
     r".*does not have many workers.*",  # data.num_workers is the user's choice
     r".*number of training batches .* is smaller than the logging interval.*",
     r".*The dirpath has changed.*",  # a new run that starts from another run's checkpoint has its own best
+    r".*Precision .* is not supported by the model summary.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
 )
 PATH_KEYS = (
@@ -125,6 +127,7 @@ class TrainerCLI(LightningCLI):
             SegmentationDataModule,
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
+            trainer_class=Trainer,
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
             parser_class=Parser,
@@ -140,7 +143,7 @@ class TrainerCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add trainer, model and data; what the model has to know of the data is not asked for twice."""
-        parser.add_lightning_class_args(lightning.Trainer, "trainer")
+        parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         parser.add_class_arguments(SegmentationTask, "model", skip=set(SHARED), instantiate=False)
         parser.add_class_arguments(SegmentationDataModule, "data", instantiate=False)
@@ -227,6 +230,8 @@ class TrainerCLI(LightningCLI):
             trainer.enable_checkpointing = False
             writers = [callback for callback in trainer.callbacks or [] if callback.class_path.endswith("ProgressBar")]
             trainer.callbacks = writers
+            if trainer.precision == "auto":
+                trainer.precision = "32-true"  # the scores of exported models
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         check_packages(loggers)
         for part, key in [

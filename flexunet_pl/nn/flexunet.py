@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.nn.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -143,7 +144,10 @@ class FlexUNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
         height, width = image.shape[-2:]
-        x = pad_to_multiple(image.to(self.head.weight.dtype) * self.input_scale, self.size_multiple)
+        x = image.to(self.head.weight.dtype)
+        if self.input_scale != 1:
+            x = x * self.input_scale
+        x = pad_to_multiple(x, self.size_multiple)
         skips = []
         for down in self.encoder:
             x = down(x)
@@ -182,7 +186,7 @@ class ConvBlock(nn.Sequential):
                 layers.append(nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01))
             return layers
 
-        super().__init__(*half(channels_in), nn.Dropout(dropout), *half(channels_out))
+        super().__init__(*half(channels_in), Dropout(dropout), *half(channels_out))
 
 
 class DecoderLevel(nn.Module):
@@ -206,6 +210,8 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     # Written so that torch.export keeps H and W dynamic; (-width) % multiple does not.
     pad_bottom = ((height + multiple - 1) // multiple) * multiple - height
     pad_right = ((width + multiple - 1) // multiple) * multiple - width
+    if not torch.compiler.is_exporting() and pad_bottom == pad_right == 0:
+        return image  # padding by nothing would copy
     return functional.pad(image, (0, pad_right, 0, pad_bottom), mode="replicate")
 
 

@@ -47,3 +47,20 @@ def build_network(
         return FlexUNet(num_classes, in_channels, **settings), dict(given) | settings
     network = ZooNetwork(name, num_classes, in_channels, given["encoder"], given["encoder_weights"])
     return network, dict(given) | {"encoder": network.encoder, "encoder_weights": None}
+
+
+def checked_num_classes(num_classes: int | None, classes: int) -> int:
+    """Return the output channels for a palette of ``classes``: as many, or 1 if asked for and there are two.
+
+    Raises:
+        UserError: If another number was asked for.
+    """
+    if num_classes is None or num_classes == classes:
+        return classes
+    if num_classes == 1 and classes == 2:
+        return 1
+    repair = "or 1 for one sigmoid channel" if classes == 2 else "background included"
+    raise UserError(
+        f"model.num_classes={num_classes}, but the palette has {classes} classes; leave num_classes out, or set it to "
+        f"{classes}, {repair}"
+    )

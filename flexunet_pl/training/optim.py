@@ -59,9 +59,26 @@ def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     optimizer = OPTIMIZERS[name](groups, lr=learning_rate, weight_decay=weight_decay)
+    optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
     # A fused optimizer offers to unscale gradients itself; under mixed precision Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch declares it nowhere
     return optimizer
+
+
+def _lay_out_as_weights(optimizer: Optimizer) -> None:
+    """Give loaded state the memory order of its weights: fused kernels go through both as they lie in memory."""
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
+def clip_by_value(optimizer: Optimizer, limit: float) -> None:
+    """Limit each element of the gradients to -limit..limit, in place."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                weight.grad.clamp_(-limit, limit)
 
 
 def keras_plateau(optimizer: Optimizer, factor: float, patience: int) -> ReduceLROnPlateau:
