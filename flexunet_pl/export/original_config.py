@@ -184,8 +184,9 @@ class _Lines:
 
     def _setting(self, number: int, stripped: str, indent: int) -> str:
         key, *rest = re.split(r"\s*[=:]\s*", stripped, maxsplit=1)
-        if not rest or not self.sections:
-            lack = "no setting" if not rest else "before the first section"
+        is_setting = bool(rest and key) and not key.startswith("[")
+        if not is_setting or not self.sections:
+            lack = "before the first section" if is_setting else "no setting"
             self._note(number, f"{shortened(stripped)}: {lack}", STOPPED, "it is left out")
             return ""
         self.key, self.indent, self.depth = f"{self.sections[-1]}.{key.lower()}", indent, _depth(rest[0])

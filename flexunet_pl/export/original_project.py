@@ -10,20 +10,26 @@ from flexunet_pl.export.original_values import read_value
 
 Rule = tuple[Callable[[Any], bool], str]
 
-_AT_LEAST_1: Rule = (lambda value: value >= 1, "it must be at least 1")
 _ABOVE_0: Rule = (lambda value: value > 0, "it must be above 0")
+
+
+def _from_1(most: int) -> Rule:
+    return (lambda value: 1 <= value <= most, f"it must be 1 to {most:,}")
+
+
+def _sides_from_1(most: int) -> Rule:
+    return (lambda pair: min(pair) >= 1 and max(pair) <= most, f"its sides must be 1 to {most}")
+
+
+# Upper ends lie far beyond any network that trains.
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        (
-            *("model.image_width", "model.image_height", "model.image_channels", "model.base_filters"),
-            *("model.num_layers", "train.epochs", "train.batch_size", "train.reducer_patience"),
-            *("train.num_infer_images", "train.steps_per_epoch"),
-        ),
-        _AT_LEAST_1,
-    ),
+    **dict.fromkeys(("model.image_width", "model.image_height", "train.batch_size"), _from_1(2**16)),
+    **dict.fromkeys(("model.image_channels", "model.base_filters", "train.num_infer_images"), _from_1(1024)),
+    **dict.fromkeys(("train.epochs", "train.reducer_patience", "train.steps_per_epoch"), _from_1(10**9)),
+    "model.num_layers": _from_1(12),
     "model.num_classes": (lambda value: value is None or 1 <= value <= 255, "it must be 1 to 255"),
-    "model.base_kernels": (lambda pair: min(pair) >= 1, "its sides must be at least 1"),
-    "model.dilation": (lambda pair: min(pair) >= 1, "its sides must be at least 1"),
+    "model.base_kernels": _sides_from_1(99),
+    "model.dilation": _sides_from_1(99),
     "model.dropout_rate": (lambda value: 0 <= value < 1, "it must be at least 0 and below 1"),
     "model.learning_rate": _ABOVE_0,
     "model.clipvalue": _ABOVE_0,

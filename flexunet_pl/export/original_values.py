@@ -1,6 +1,7 @@
 """Read one value of a train_eval_infer.config, twice: as the original's eval did, and as it was meant."""
 
 import ast
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 
 CODE = "it is code, and nothing here is executed"
 
+# What file systems allow for one folder.
+MAX_NAME = 255
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _WORDS = {"true": "True", "false": "False", "none": "None"}
 
@@ -146,8 +149,11 @@ def _as_flag(value: Any) -> bool:
 def _as_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(value)
-    number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(value) from error
+    if not math.isfinite(number):
         raise ValueError(value)
     return int(number) if number.is_integer() and not isinstance(value, float) else number
 
@@ -167,7 +173,7 @@ def _as_text(value: Any) -> str:
 
 def _as_path(value: Any) -> str:
     text = _as_text(value)
-    if not text.isprintable():
+    if not text.isprintable() or any(len(part) > MAX_NAME for part in text.split("/")):
         raise ValueError(value)
     return text
 
