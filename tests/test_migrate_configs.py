@@ -234,6 +234,7 @@ KEY_CASES = {
         {"model.schedule": "plateau", "model.plateau_factor": 0.5, "model.plateau_patience": 5},
         "[train] reducer_patience = 5|Keras' 10 is in force|it is 5",
         model__plateau_patience=10,
+        trainer__precision="32-true",
     ),
     "no reducer": one(
         "train.learning_rate_reducer",

@@ -115,6 +115,7 @@ def _trainer(project: Project) -> dict[str, Any]:
     return {
         "accelerator": "auto",
         "devices": 1,
+        "precision": "32-true" if project.as_run else "auto",
         "max_epochs": project["train.epochs"],
         **steps,
         "gradient_clip_val": float(project["model.clipvalue"]),
