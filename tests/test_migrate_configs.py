@@ -1,5 +1,6 @@
 """Every key and every malformation of a train_eval_infer.config, in a table; each result builds model and data."""
 
+import random
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -622,3 +623,55 @@ def test_no_key_is_passed_over_in_silence(project: Path, capsys: pytest.CaptureF
         section, _, key = name.partition(".")
         assert f"[{section}] {key}" in report
     assert "# line" in path.read_text(), "the findings stand in the YAML too"
+
+
+JUNK = [
+    *"[](){};#%=:\"'\\\n\t\ufeffé",
+    "\n[model]\n",
+    "1e999",
+    "None",
+    "9" * 400,
+    "-1",
+    "%(x)s",
+    "x" * 300,
+    "(" * 200,
+    "1j",
+]
+
+
+def mutated(text: str, rng: random.Random) -> str:
+    """Return ``text`` with a few characters, values or lines lost, doubled or replaced by junk."""
+    for _ in range(rng.randint(1, 6)):
+        lines = text.split("\n")
+        place, row = rng.randint(0, len(text)), rng.randrange(len(lines))
+        match rng.randint(0, 3):
+            case 0:
+                text = text[:place] + rng.choice(JUNK) + text[place:]
+            case 1:
+                text = text[:place] + text[place + rng.randint(1, 20) :]
+            case 2:
+                text = "\n".join(
+                    [*lines[:row], f"{lines[row].partition('=')[0]}= {rng.choice(JUNK)}", *lines[row + 1 :]]
+                )
+            case _:
+                text = "\n".join([*lines[:row], rng.choice(lines), *lines[row:]])
+    return text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mutilated_config_is_a_clear_error_or_a_yaml_that_builds(
+    project: Path, seed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(seed)
+    contents = [case.content for case in CASES.values()]
+    for turn in range(10):
+        (project / "c.config").write_bytes(mutated(rng.choice(contents), rng).encode())
+        out = project / f"out-{turn}"
+        code = main(["migrate", str(project / "c.config"), str(out), *(["--as-run"] if turn % 3 == 0 else [])])
+        errors = capsys.readouterr().err
+        assert code in (0, 2), errors
+        assert out.exists() == (code == 0)
+        if code == 0:
+            parsed(out / "c.yaml", project / "run", monkeypatch)
+        else:
+            assert errors.startswith("error: ")
