@@ -25,6 +25,10 @@ def print_user_error(error: Exception | str) -> int:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string."""
-    nearest = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    """Return ``"; did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string.
+
+    A word that is itself known, but was not in its place, has no better one.
+    """
+    words = set(known)
+    nearest = [] if word in words else difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
