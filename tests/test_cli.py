@@ -73,6 +73,10 @@ def test_a_mistyped_key_is_an_error_with_the_right_one(
         pytest.param(["--model.optimizer", "adm"], "did you mean 'adam'?", id="optimizer"),
         pytest.param(["--model.schedule", "cosin"], "did you mean 'cosine'?", id="schedule"),
         pytest.param(["--model.learning_rate", "0"], "model.learning_rate=0.0 must be above 0", id="rate"),
+        pytest.param(["--model.batchnorm_momentum", "0.1"], "this network has no BatchNorm", id="momentum of nothing"),
+        pytest.param(
+            ["--model.normalization", "true", "--model.batchnorm_momentum", "2"], "at most 1; try 0.1", id="momentum"
+        ),
         pytest.param(["--data.image_size", "30"], "data.image_size=30 must be a multiple of 4", id="size"),
         pytest.param(["--data.crop_size", "18"], "data.crop_size=18 must be a multiple of 4", id="crop"),
         pytest.param(["--data.resize", "squeeze"], "choose from stretch, keep, none", id="resize"),

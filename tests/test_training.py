@@ -17,6 +17,7 @@ from PIL import Image
 
 from flexunet_pl.cli import main
 from flexunet_pl.data.synthetic import write_dataset
+from flexunet_pl.training.task import SegmentationTask
 
 AUGMENT = '{"hflip": 0.5, "right_angle": 0.5, "brightness": 0.5}'
 
@@ -172,6 +173,14 @@ def test_two_runs_with_one_seed_are_the_same(tiny_config: Path, tmp_path: Path) 
     assert main([*arguments, "--run_dir", str(tmp_path / "third")]) == 0
     third = weights(tmp_path / "third" / "checkpoints" / "last.ckpt")
     assert not all(torch.equal(one[key], third[key]) for key in one)
+
+
+def test_running_statistics_follow_at_the_pace_asked_for() -> None:
+    palette = {"background": [0, 0, 0], "crack": [0, 0, 255]}
+    for momentum, expected in ((None, 0.01), (0.25, 0.25)):
+        task = SegmentationTask(palette, base_filters=2, num_layers=2, normalization=True, batchnorm_momentum=momentum)
+        layers = [layer for layer in task.network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        assert [layer.momentum for layer in layers] == [expected] * 6
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])

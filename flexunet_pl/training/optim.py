@@ -1,4 +1,4 @@
-"""Optimizers and learning rate schedules by name."""
+"""How a network changes from step to step: optimizers and schedules by name, and the pace of running statistics."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -79,6 +79,26 @@ def clip_by_value(optimizer: Optimizer, limit: float) -> None:
         for weight in group["params"]:
             if weight.grad is not None:
                 weight.grad.clamp_(-limit, limit)
+
+
+def set_batchnorm_momentum(network: nn.Module, momentum: float | None) -> None:
+    """Let each training batch count ``momentum`` (above 0, at most 1) in the running statistics; None changes nothing.
+
+    Raises:
+        UserError: If the number is out of its range, or the network has no BatchNorm.
+    """
+    if momentum is None:
+        return
+    if not 0 < momentum <= 1:
+        raise UserError(f"model.batchnorm_momentum={momentum} must be above 0 and at most 1; try 0.1")
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not layers:
+        raise UserError(
+            f"model.batchnorm_momentum={momentum}, but this network has no BatchNorm; leave it out, or set "
+            "model.normalization: true for FlexUNet"
+        )
+    for layer in layers:
+        layer.momentum = momentum
 
 
 def keras_plateau(optimizer: Optimizer, factor: float, patience: int) -> ReduceLROnPlateau:

@@ -66,13 +66,13 @@ class SegmentationTask(lightning.LightningModule):
         warmup_steps: int = 0,
         plateau_factor: float = 0.4,
         plateau_patience: int = 4,
+        batchnorm_momentum: float | None = None,
     ) -> None:
         """Build the network, the loss and the scores.
 
         Args:
             palette: Class names and colours, background first; the command line takes it from ``data``.
-            num_classes: Output channels. It follows from the palette and need not be given; 1 turns a palette of two
-                classes into one sigmoid channel.
+            num_classes: Output channels; by default as the palette says. 1 gives two classes one sigmoid channel.
             network: flexunet, unet, unetplusplus, deeplabv3plus, segformer, upernet, manet, linknet, fpn, pspnet, pan
                 or dpt.
             in_channels: Channels of the images; the command line takes it from ``data.channels``.
@@ -102,6 +102,7 @@ class SegmentationTask(lightning.LightningModule):
             warmup_steps: Steps in which cosine and one_cycle rise to the learning rate.
             plateau_factor: What plateau multiplies the rate with.
             plateau_patience: Epochs without a lower validation loss until plateau does so.
+            batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
 
         Raises:
             UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
@@ -124,13 +125,13 @@ class SegmentationTask(lightning.LightningModule):
             "encoder_weights": encoder_weights,
         }
         self.network, settings = build_network(network, num_classes, in_channels, given)
+        optim.set_batchnorm_momentum(self.network, batchnorm_momentum)
         # Convolutions are faster on pixels whose channels lie together, in bf16 twice.
         self.network.to(memory_format=torch.channels_last)
         self.size_multiple = self.network.size_multiple
         optim.check_schedule(schedule, plateau_factor, plateau_patience)
-        optim.build_optimizer(
-            optimizer, self.network, learning_rate, weight_decay
-        )  # fails here and not when training begins
+        # Fails here and not when training begins.
+        optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)
         if loss is None:
             loss = {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}
         if isinstance(class_weights, str):
