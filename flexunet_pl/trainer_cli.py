@@ -1,10 +1,8 @@
 """fit, validate, test and predict: LightningCLI with flat keys, run folders, and errors that tell the repair."""
 
 import inspect
-import logging
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +21,7 @@ from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.data_wait import DataWait
 from flexunet_pl.training.loggers import Speed, check_packages
 from flexunet_pl.training.precision import Trainer
+from flexunet_pl.training.quiet import quieten_lightning
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled import TiledTask, tiling_for
 
@@ -34,17 +33,6 @@ SHARED = {
     "resize": "resize",
     "sixteen_bit": "sixteen_bit",
 }
-# What Lightning warns of although it is as it should be here.
-NO_WARNINGS = (
-    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own use of torch
-    r".*custom batch sampler `ShardedBatches`.*",  # it returns every image once; a test holds it to that
-    r".*when using `ckpt_path`, callbacks used to create the checkpoint.*",  # evaluation needs none of them
-    r".*does not have many workers.*",  # data.num_workers is the user's choice
-    r".*number of training batches .* is smaller than the logging interval.*",
-    r".*The dirpath has changed.*",  # a new run that starts from another run's checkpoint has its own best
-    r".*Precision .* is not supported by the model summary.*",
-    r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
-)
 PATH_KEYS = (
     "root",
     "predict_dir",
@@ -61,9 +49,7 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: For a mistake the user can mend.
     """
-    for message in NO_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    quieten_lightning()
     try:
         TrainerCLI(arguments)
     except RuntimeError as error:
@@ -74,10 +60,6 @@ def run(arguments: list[str]) -> int:
             f"the checkpoint does not fit the network that the keys under model describe ({reason})"
         ) from error
     return 0
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("💡")
 
 
 class RunConfig(SaveConfigCallback):
@@ -228,10 +210,11 @@ class TrainerCLI(LightningCLI):
         if self.subcommand != "fit":
             trainer.logger = False
             trainer.enable_checkpointing = False
-            writers = [callback for callback in trainer.callbacks or [] if callback.class_path.endswith("ProgressBar")]
-            trainer.callbacks = writers
+            trainer.callbacks = [callback for callback in trainer.callbacks or [] if _is_progress_bar(callback)]
             if trainer.precision == "auto":
                 trainer.precision = "32-true"  # the scores of exported models
+        if trainer.enable_progress_bar is False:  # Lightning would refuse the two together
+            trainer.callbacks = [callback for callback in trainer.callbacks or [] if not _is_progress_bar(callback)]
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         check_packages(loggers)
         for part, key in [
@@ -305,6 +288,10 @@ def _root_of(error: BaseException) -> str:
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_progress_bar(callback: Namespace) -> bool:
+    return str(callback.class_path).endswith("ProgressBar")
 
 
 def _same(one: Any, other: Any) -> bool:

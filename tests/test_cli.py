@@ -110,6 +110,12 @@ def test_wrong_values_give_one_message(
     assert not run_dir.exists(), "a run that cannot start leaves nothing behind"
 
 
+def test_a_shipped_config_runs_without_its_progress_bar(tiny_config: Path, tmp_path: Path) -> None:
+    bar = ["--trainer.callbacks+", "lightning.pytorch.callbacks.RichProgressBar"]
+    arguments = ["fit", "--config", str(tiny_config), *bar, "--trainer.enable_progress_bar", "false"]
+    assert main([*arguments, "--run_dir", str(tmp_path / "run")]) == 0
+
+
 def test_missing_data_say_how_to_get_them(run_command: Run) -> None:
     process = run_command("fit", "--config", str(ROOT / "configs" / "tile.yaml"))
     assert process.returncode == 2
