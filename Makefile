@@ -20,11 +20,14 @@ demo: $(SETUP)
 	$(BIN)/python -m flexunet_pl test --config configs/demo.yaml
 	$(BIN)/python -m flexunet_pl predict --config configs/demo.yaml \
 		--data.predict_dir dataset/demo-tiles/test/images --out $$(ls -td runs/demo-* | head -n 1)/masks
+	$(BIN)/python -m flexunet_pl report $$(ls -td runs/demo-* | head -n 1) dataset/demo-tiles \
+		--out $$(ls -td runs/demo-* | head -n 1)/report
 	@run=$$(ls -td runs/demo-* | head -n 1); \
 	echo; \
 	echo "The demo is in $$run:"; \
 	echo "  curves/scores.png      how the Dice of each class rose"; \
 	echo "  epoch_pictures/        truth and prediction after every epoch"; \
+	echo "  report/report.html     where it is right and wrong; open it in a browser"; \
 	echo "  test_scores.json       the scores on images of tiles it has never seen"; \
 	echo "  masks/overlays/        what it found on them"; \
 	echo "  checkpoints/best.ckpt  the model; python -m flexunet_pl tells what else one can do with it"
