@@ -13,13 +13,35 @@ from curation_data import write_mvtec
 from doc_commands import commands_in
 
 from flexunet_pl.cli import main
+from flexunet_pl.export.keras import write_legacy_h5
+from flexunet_pl.nn.flexunet import FlexUNet
 
 SMALL = {
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
-    "model": {"base_filters": 2, "base_kernel": 3, "num_layers": 3},
     "data": {"image_size": 32, "num_workers": 0},
 }
+SMALL_NETWORKS = {
+    "flexunet": {"base_filters": 2, "base_kernel": 3, "num_layers": 3},
+    "unet": {"encoder": "mobilenet_v2"},
+}
 DEFECTS = {"crack": 6, "glue_strip": 6, "gray_stroke": 6, "oil": 6, "rough": 6}
+
+
+ORIGINAL = """[model]
+model = "TensorFlowFlexUNet"
+image_width = 512
+image_height = 512
+image_channels = 3
+input_normalize = False
+num_classes = 2
+base_filters = 2
+base_kernels = (3,3)
+num_layers = 2
+dropout_rate = 0.04
+[mask]
+mask_file_format = ".png"
+rgb_map = {(0,0,0):0, (0,0,255):1}
+"""
 
 
 def smaller(config: Path) -> None:
@@ -27,6 +49,9 @@ def smaller(config: Path) -> None:
     content = yaml.safe_load(config.read_text())
     for part, values in SMALL.items():
         content.setdefault(part, {}).update(values)
+    content["model"].update(SMALL_NETWORKS[content["model"]["network"]])
+    if "crop_size" in content["data"]:
+        content["data"]["crop_size"] = 32
     content["trainer"]["callbacks"] = [
         one for one in content["trainer"].get("callbacks", []) if not one["class_path"].endswith("RichProgressBar")
     ]
@@ -38,12 +63,16 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder as a reader has it: the configs, an MVTec AD category, a project of the original."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    smaller(folder / "configs" / "tile.yaml")
+    for name in ("tile.yaml", "zoo.yaml"):
+        smaller(folder / "configs" / name)
     gpus = folder / "configs" / "multi_gpu.yaml"
     gpus.write_text(
         gpus.read_text().replace("accelerator: gpu", "accelerator: cpu").replace("devices: auto", "devices: 2")
     )
     write_mvtec(folder / "mvtec_ad" / "tile", DEFECTS)
+    (folder / "train_eval_infer.config").write_text(ORIGINAL)
+    (folder / "models").mkdir()
+    write_legacy_h5(folder / "models" / "best_model.h5", FlexUNet(2, base_filters=2, base_kernel=3, num_layers=2))
     return folder
 
 
@@ -63,6 +92,8 @@ def test_commands_of_the_readme_run(desk: Path, monkeypatch: pytest.MonkeyPatch)
         if words[0] != "make":  # test_setup runs those
             run(words, desk, monkeypatch)
     assert (desk / "runs" / "tile-1" / "test_scores.json").is_file()
+    assert (desk / "reports" / "tile" / "report.html").is_file()
+    assert {path.name for path in (desk / "migrated").iterdir()} == {"train_eval_infer.yaml", "train_eval_infer.ckpt"}
     assert {path.name for path in (desk / "exports" / "tile").iterdir()} >= {"model.onnx", "model.keras", "model.h5"}
     assert len(list((desk / "found" / "overlays").iterdir())) == len(list((desk / "masks").glob("*.png"))) > 0
 
