@@ -156,7 +156,14 @@ def test_onnxruntime_gives_what_torch_gives(exported: dict[str, Exported], name:
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(picture[None].transpose(0, 3, 1, 2).copy()))
-    np.testing.assert_array_equal(OnnxModel(path)(picture[None])[1], mask_from_logits(logits).numpy())
+    probabilities, mask = OnnxModel(path)(picture[None])
+    if probabilities.shape[-1] == 1:
+        margin = np.abs(2 * probabilities[..., 0] - 1)
+    else:
+        margin = np.diff(np.sort(probabilities, axis=-1)[..., -2:], axis=-1)[..., 0]
+    decided = margin > 1e-4  # a tie may fall either way on another processor
+    assert decided.mean() > 0.9
+    np.testing.assert_array_equal(mask[decided], mask_from_logits(logits).numpy()[decided])
 
 
 def with_head(path: Path, bias: list[float], out: Path) -> OnnxModel:
