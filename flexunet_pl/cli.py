@@ -1,4 +1,4 @@
-"""The command line: fit, validate, test and predict through Lightning, the other commands as typed functions."""
+"""The command line: fit, validate, test, predict and tune through Lightning, the other commands as typed functions."""
 
 import importlib
 import inspect
@@ -13,6 +13,7 @@ from flexunet_pl.errors import UserError, print_user_error, suggestion
 
 TRAINER_COMMANDS = {
     "fit": "train a model: fit --config configs/demo.yaml",
+    "tune": "find a learning rate or a batch size: tune --config FILE --find learning_rate",
     "validate": "score a checkpoint on the validation images, at the working size",
     "test": "score a checkpoint on the test images, at their own size; writes test_scores.json",
     "predict": "write the masks of a folder of images: predict --ckpt_path FILE --data.predict_dir DIR --out DIR",

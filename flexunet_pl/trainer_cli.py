@@ -1,10 +1,11 @@
-"""fit, validate, test and predict: LightningCLI with flat keys, run folders, and errors that tell the repair."""
+"""fit, validate, test, predict and tune: LightningCLI with flat keys, run folders, and errors that tell the repair."""
 
 import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn, cast
 
 import lightning
 from jsonargparse import Namespace
@@ -23,7 +24,7 @@ from flexunet_pl.training.loggers import Speed, check_packages
 from flexunet_pl.training.precision import Trainer
 from flexunet_pl.training.quiet import quieten_lightning
 from flexunet_pl.training.task import SegmentationTask
-from flexunet_pl.training.tiled import TiledTask, tiling_for
+from flexunet_pl.training.tiled import task_for
 
 # What the task has to know of the data: task parameter -> key under "data" that it comes from.
 SHARED = {
@@ -41,7 +42,7 @@ PATH_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Run one of the four commands; ``arguments`` begin with its name.
+    """Run one of the five commands; ``arguments`` begin with its name.
 
     Returns:
         The exit code 0.
@@ -51,7 +52,8 @@ def run(arguments: list[str]) -> int:
     """
     quieten_lightning()
     try:
-        TrainerCLI(arguments)
+        with TemporaryDirectory(prefix="flexunet_pl-") as scratch:
+            TrainerCLI(arguments, Path(scratch))
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
@@ -100,9 +102,9 @@ def _callback_keys() -> set[str]:
 class TrainerCLI(LightningCLI):
     """LightningCLI for one task and one DataModule."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        """Parse ``arguments``, beginning with the command, and run it."""
-        self.arguments = arguments
+    def __init__(self, arguments: list[str], scratch: Path) -> None:
+        """Parse ``arguments``, beginning with the command, and run it; ``scratch`` is for what shall not stay."""
+        self.arguments, self.scratch = arguments, scratch
         self.given = {match[1] for word in arguments if (match := re.match(r"--([\w.]+)", word))}
         super().__init__(
             SegmentationTask,
@@ -118,6 +120,11 @@ class TrainerCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands, which are methods of the Trainer, and their parameters that are no options."""
+        return LightningCLI.subcommands() | {"tune": {"model", "datamodule"}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:  # noqa: ARG002  Lightning's signature
         """Parse this object's arguments, not those of the process."""
@@ -139,8 +146,9 @@ class TrainerCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        # Checkpoints may come from anywhere: never unpickle what is not plain data.
-        parser.set_defaults({"weights_only": True})
+        if subcommand != "tune":
+            # Checkpoints may come from anywhere: never unpickle what is not plain data.
+            parser.set_defaults({"weights_only": True})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
         if subcommand == "predict":
@@ -163,6 +171,10 @@ class TrainerCLI(LightningCLI):
         config = self.config[command]
         self.config_files = [Path(str(path)) for path in config.get("config") or []]
         name = self.config_files[0].stem if self.config_files else None
+        if command == "tune":
+            self.run_dir = self.scratch
+            self._resolve_paths(config)
+            return
         choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
         self.run_dir, checkpoint = choose(config.run_dir, name, config.ckpt_path)
         runs.announce(self.run_dir)
@@ -207,11 +219,14 @@ class TrainerCLI(LightningCLI):
         trainer = config.trainer
         trainer.default_root_dir = str(self.run_dir)
         trainer.use_distributed_sampler = False
+        if self.subcommand == "tune":
+            # The search ends the training, and does not look at validation images.
+            trainer.max_time, trainer.max_epochs, trainer.limit_val_batches = None, 1_000_000, 0
         if self.subcommand != "fit":
             trainer.logger = False
             trainer.enable_checkpointing = False
             trainer.callbacks = [callback for callback in trainer.callbacks or [] if _is_progress_bar(callback)]
-            if trainer.precision == "auto":
+            if trainer.precision == "auto" and self.subcommand != "tune":
                 trainer.precision = "32-true"  # the scores of exported models
         if trainer.enable_progress_bar is False:  # Lightning would refuse the two together
             trainer.callbacks = [callback for callback in trainer.callbacks or [] if not _is_progress_bar(callback)]
@@ -229,8 +244,6 @@ class TrainerCLI(LightningCLI):
         """Build the DataModule, the task that fits its data, and the Trainer."""
         config = self.config[self.subcommand]
         tile, overlap = config.get("tile"), config.get("overlap")
-        if tile is None and overlap is not None:
-            raise UserError(f"--overlap {overlap} needs --tile, the side of the tiles that overlap; give both or none")
         if tile is not None:
             config.data.resize = "none"
         self.datamodule = SegmentationDataModule(**config.data)
@@ -239,14 +252,12 @@ class TrainerCLI(LightningCLI):
         if isinstance(config.model.class_weights, str):
             counts = self.datamodule.count_training_pixels()
             config.model.class_weights = class_weights(config.model.class_weights, counts)
-        if tile is None:
-            self.model = SegmentationTask(**shared, **config.model)
-        else:
-            self.model = TiledTask(**shared, **config.model)
-            self.model.tiling = tiling_for(self.model.size_multiple, tile, overlap)
-        if self.subcommand == "fit":
+        self.model = task_for(tile, overlap, shared | config.model.as_dict())
+        if self.subcommand in ("fit", "tune"):
             self.model.check_training_size(self.datamodule)
-        writers: list[lightning.Callback] = [callbacks.ScoreWriter(), DataWait(), Speed()]
+        writers: list[lightning.Callback] = []
+        if self.subcommand != "tune":
+            writers += [callbacks.ScoreWriter(), DataWait(), Speed()]
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")
@@ -272,6 +283,10 @@ class TrainerCLI(LightningCLI):
     def after_test(self) -> None:
         """Print the path of the scores, last."""
         self._tell(str(self.run_dir / "test_scores.json"))
+
+    def tune(self, **options: Any) -> None:
+        """Search, and say what was found."""
+        self._tell(cast(Trainer, self.trainer).tune(**options))
 
     def after_predict(self) -> None:
         """Say where the masks are."""

@@ -559,7 +559,7 @@ def parsed(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer
     """Build model and DataModule from a YAML as `fit` does."""
     monkeypatch.setattr(SegmentationDataModule, "prepare", lambda *_: None)
     with torch.device("meta"):
-        return KeepingCLI(["fit", "--config", str(path), "--run_dir", str(folder)])
+        return KeepingCLI(["fit", "--config", str(path), "--run_dir", str(folder)], folder)
 
 
 def migrated(project: Path, case: Case, *options: str) -> Path:

@@ -36,6 +36,37 @@ def test_weights_draw_in_proportion() -> None:
     assert abs(sum(index < 100 for index in drawn) - 500) < 63
 
 
+def test_an_epoch_longer_than_the_data_shows_every_sample_as_often_but_never_alike() -> None:
+    batches = EpochBatches(3, 4, seed=0, length=12)
+    epochs = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        epochs.append([item for batch in batches for item in batch])
+    assert len(batches) == 3
+    for items in epochs:
+        assert sorted(index for _, index in items) == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert len({item for items in epochs for item in items}) == 24, "a sample that appears twice is augmented twice"
+
+
+def test_samples_drawn_twice_with_weights_are_told_apart() -> None:
+    batches = EpochBatches(2, 4, seed=0, weights=[1.0, 3.0], length=100)
+    items = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        items += [item for batch in batches for item in batch]
+    assert len(set(items)) == len(items) == 200
+
+
+def test_a_shorter_epoch_shows_other_samples_each_time() -> None:
+    batches = EpochBatches(50, 5, seed=0, length=10)
+    shown = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        shown.append({index for batch in batches for _, index in batch})
+    assert [len(indices) for indices in shown] == [10, 10]
+    assert shown[0] != shown[1]
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 10])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])

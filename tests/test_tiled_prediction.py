@@ -12,7 +12,7 @@ from flexunet_pl.cli import main
 from flexunet_pl.export.bundle import export
 from flexunet_pl.inference.onnx_infer import Tiling
 from flexunet_pl.training.task import SegmentationTask
-from flexunet_pl.training.tiled import TiledTask, tiling_for
+from flexunet_pl.training.tiled import TiledTask, task_for
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(mo
         return image.float()
 
     monkeypatch.setattr(SegmentationTask, "forward", brightest)
-    task = TiledTask({"background": [0, 0, 0], "a": [255, 0, 0], "b": [0, 255, 0]}, num_layers=1, resize="none")
-    task.tiling = tiling_for(task.size_multiple, 16, 4)
+    palette = {"background": [0, 0, 0], "a": [255, 0, 0], "b": [0, 255, 0]}
+    task = task_for(16, 4, {"palette": palette, "num_layers": 1, "resize": "none"})
     image = noise(40, 19, 3)
     batch = {"image": torch.from_numpy(image).permute(2, 0, 1)[None]}
     np.testing.assert_array_equal(task.predict_step(batch, 0)[0], image.argmax(axis=2))

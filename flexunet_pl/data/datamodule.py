@@ -24,7 +24,13 @@ from flexunet_pl.errors import UserError, suggestion
 logger = logging.getLogger(__name__)
 
 SAMPLERS = ("uniform", "by_class")
-SPLITS_OF_STAGE = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ()}
+SPLITS_OF_STAGE = {
+    "fit": ("train", "valid"),
+    "tune": ("train", "valid"),
+    "validate": ("valid",),
+    "test": ("test",),
+    "predict": (),
+}
 
 
 class SegmentationDataModule(lightning.LightningDataModule):
@@ -57,6 +63,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         synthetic_images: int = 0,
         fold: int | None = None,
         sampler: str = "uniform",
+        epoch_images: int | None = None,
     ) -> None:
         """Check the settings; nothing is read yet.
 
@@ -83,6 +90,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
             fold: Which fold of a data set prepared with folds validates; the others train.
             sampler: How training images are drawn: uniform (each once an epoch) or by_class (every class as often).
+            epoch_images: Training images in an epoch, which with few files may go through them many times; by default
+                as many as there are.
 
         Raises:
             UserError: If a value is out of its range.
@@ -93,6 +102,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             ("num_workers", num_workers, 0),
             ("synthetic_images", synthetic_images, 0),
             ("crop_size", crop_size, 1),
+            ("epoch_images", epoch_images, 1),
         ):
             if value is not None and value < least:
                 raise UserError(f"data.{key}={value} must be at least {least}")
@@ -128,6 +138,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.synthetic_images = synthetic_images
         self.fold = fold
         self.sampler = sampler
+        self.epoch_images = epoch_images
         self.is_prepared = False
 
     @property
@@ -151,7 +162,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         """Write the synthetic images if asked for, and read and check every file that a stage needs.
 
         Args:
-            stage: fit, validate, test or predict.
+            stage: fit, tune, validate, test or predict.
 
         Raises:
             UserError: One report of all problems of the data set.
@@ -204,7 +215,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
         rank, world_size = self._processes()
         weights = image_weights(self.count_training_pixels()) if self.sampler == "by_class" else None
         batches = EpochBatches(
-            len(dataset), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, weights=weights
+            len(dataset),
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            weights=weights,
+            length=self.epoch_images,
         )
         return self._loader(dataset, batches)
 

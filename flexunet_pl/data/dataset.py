@@ -54,8 +54,8 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, item: Item) -> Sample:
-        """Return the sample of ``item`` = (epoch, index); its random changes follow from (seed, epoch, index) alone."""
-        epoch, index = item
+        """Return the sample of ``item`` = (appearance, index); its random changes follow from (seed, item) alone."""
+        appearance, index = item
         pair = self.pairs[index]
         image, native_mask = self.read(pair)
         sample: Sample = {"name": pair.name, "path": str(pair.image), "size": image.shape[:2]}
@@ -64,7 +64,7 @@ class SegmentationDataset(Dataset[Sample]):
             return sample | {"image": _tensor(planes)}
         mask_index = self.sizing.fit_mask(native_mask)
         if self.augment is not None:
-            rng = np.random.default_rng([self.seed, epoch, index])
+            rng = np.random.default_rng([self.seed, appearance, index])
             planes, mask_index = self.augment(planes, mask_index, rng, lambda: self._other(rng))
         sample |= {"image": _tensor(planes), "mask": _tensor(mask_index)}
         if self.keep_native_mask:

@@ -1,20 +1,23 @@
 """Which samples a batch holds: a function of (seed, epoch) alone, the same for any number of processes."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
-# An item of an epoch: (epoch, index), so that a worker can draw what belongs to this sample in this epoch.
+# An item of an epoch: (appearance, index). A worker draws a sample's random changes from it, so no two may be alike.
 Item = tuple[int, int]
 
 
 class EpochBatches(Sampler[list[Item]]):
     """Training batches: every index once an epoch in an order drawn from (seed, epoch), shared out over processes.
 
-    Each process takes every ``world_size``-th sample; the order is filled up from its start, so that all processes
-    take the same number of steps.
+    An epoch of another ``length`` goes through all indices again and again, in an order of its own each time. Each
+    process takes every ``world_size``-th sample; the order is filled up from its start, so that all processes take the
+    same number of steps.
     """
 
     def __init__(
@@ -26,10 +29,15 @@ class EpochBatches(Sampler[list[Item]]):
         rank: int = 0,
         world_size: int = 1,
         weights: Sequence[float] | None = None,
+        length: int | None = None,
     ) -> None:
-        """Prepare for ``count`` samples; ``weights`` draws them with replacement in that proportion instead."""
+        """Prepare for ``count`` samples; ``weights`` draws them with replacement in that proportion instead.
+
+        ``length`` is the number of samples of an epoch, by default ``count``.
+        """
         super().__init__()
         self.count = count
+        self.length = count if length is None else length
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -44,19 +52,31 @@ class EpochBatches(Sampler[list[Item]]):
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
-        return math.ceil(math.ceil(self.count / self.world_size) / self.batch_size)
+        return math.ceil(math.ceil(self.length / self.world_size) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Yield the batches of the chosen epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         if self.weights is None:
-            order = rng.permutation(self.count)
+            passes = math.ceil(self.length / self.count)
+            order = np.concatenate([rng.permutation(self.count) for _ in range(passes)])[: self.length]
         else:
-            order = rng.choice(self.count, size=self.count, p=self.weights / self.weights.sum())
-        filled = np.resize(order, math.ceil(self.count / self.world_size) * self.world_size)
-        mine = [(self.epoch, int(index)) for index in filled[self.rank :: self.world_size]]
+            order = rng.choice(self.count, size=self.length, p=self.weights / self.weights.sum())
+        filled = np.resize(order, math.ceil(self.length / self.world_size) * self.world_size)
+        mine = self._numbered(filled)[self.rank :: self.world_size]
         for start in range(0, len(mine), self.batch_size):
             yield mine[start : start + self.batch_size]
+
+    def _numbered(self, order: npt.NDArray[np.int64]) -> list[Item]:
+        """Number the appearances of each index, over all epochs."""
+        if self.weights is None and self.length <= self.count:
+            return [(self.epoch, int(index)) for index in order]
+        seen: Counter[int] = Counter()
+        items = []
+        for index in order.tolist():
+            items.append((self.epoch * len(order) + seen[index], index))
+            seen[index] += 1
+        return items
 
 
 class ShardedBatches(Sampler[list[Item]]):

@@ -1,4 +1,4 @@
-"""How a network changes from step to step: optimizers and schedules by name, and the pace of running statistics."""
+"""How a network changes from step to step: optimizers by name, and the pace of running statistics."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from flexunet_pl.errors import UserError, suggestion
 
@@ -99,52 +98,3 @@ def set_batchnorm_momentum(network: nn.Module, momentum: float | None) -> None:
         )
     for layer in layers:
         layer.momentum = momentum
-
-
-def keras_plateau(optimizer: Optimizer, factor: float, patience: int) -> ReduceLROnPlateau:
-    """Return Keras' ReduceLROnPlateau: times ``factor`` after ``patience`` epochs without 1e-4 less loss."""
-    # Torch reduces when more than `patience` epochs were bad, Keras when as many were.
-    return ReduceLROnPlateau(optimizer, factor=factor, patience=patience - 1, threshold=1e-4, threshold_mode="abs")
-
-
-def warm_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
-    """Return a linear rise over ``warmup_steps`` and a half cosine down to 0 at ``total_steps``, step by step."""
-    if not 0 <= warmup_steps < total_steps:
-        raise UserError(f"model.warmup_steps={warmup_steps} must be at least 0 and below the run's {total_steps} steps")
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
-        return 0.5 * (1 + math.cos(math.pi * done))
-
-    return LambdaLR(optimizer, factor)
-
-
-def one_cycle(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
-    """Return torch's one-cycle schedule up to the optimizer's rate; a rise of ``warmup_steps``, 30 % of all if 0."""
-    share = warmup_steps / total_steps if warmup_steps else 0.3
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=share)
-
-
-# Schedules that change the rate in each step; "constant" and "plateau" do not.
-STEP_SCHEDULES: dict[str, Callable[[Optimizer, int, int], LRScheduler]] = {
-    "cosine": warm_cosine,
-    "one_cycle": one_cycle,
-}
-SCHEDULES = ("constant", "plateau", *STEP_SCHEDULES)
-
-
-def check_schedule(name: str, plateau_factor: float, plateau_patience: int) -> None:
-    """Check the settings of a schedule.
-
-    Raises:
-        UserError: If the name is unknown or a number is out of its range.
-    """
-    if name not in SCHEDULES:
-        raise UserError(f"model.schedule={name!r}; choose from {', '.join(SCHEDULES)}{suggestion(name, SCHEDULES)}")
-    if not 0 < plateau_factor < 1:
-        raise UserError(f"model.plateau_factor={plateau_factor} must lie between 0 and 1")
-    if plateau_patience < 1:
-        raise UserError(f"model.plateau_patience={plateau_patience} must be at least 1")

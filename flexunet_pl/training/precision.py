@@ -1,4 +1,4 @@
-"""A Trainer that chooses its precision, and which one `auto` means on this machine."""
+"""A Trainer that chooses its precision and can tune, and which precision `auto` means on this machine."""
 
 import logging
 from typing import Any, Literal
@@ -6,6 +6,8 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.fabric.connector import _PRECISION_INPUT  # type: ignore[attr-defined]  # Lightning has no public name for it
+
+from flexunet_pl.training.tuning import Sought, tuned
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,25 @@ class Trainer(lightning.Trainer):
             precision, reason = automatic_precision(str(kwargs.get("accelerator", "auto")))
             logger.info("Precision: %s; %s.", precision, reason)
         super().__init__(*args, precision=precision, **kwargs)
+
+    def tune(
+        self,
+        model: lightning.LightningModule,
+        datamodule: lightning.LightningDataModule,
+        find: Sought = "learning_rate",
+        steps: int = 100,
+        largest_batch: int = 64,
+    ) -> str:
+        """Find a learning rate or a batch size for this network, data set and machine.
+
+        Args:
+            model: The task.
+            datamodule: Its data.
+            find: What to look for: learning_rate or batch_size.
+            steps: Training steps of the search for a learning rate.
+            largest_batch: Where the search for a batch size ends.
+        """
+        return tuned(self, model, datamodule, find, steps, largest_batch)
 
 
 def automatic_precision(accelerator: str) -> tuple[Literal["bf16-mixed", "32-true"], str]:

@@ -22,7 +22,7 @@ from flexunet_pl.errors import UserError
 from flexunet_pl.nn.losses import build_loss
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
 from flexunet_pl.nn.networks import build_network, checked_num_classes
-from flexunet_pl.training import optim
+from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
 
 Stage = Literal["train", "val", "test"]
@@ -63,7 +63,7 @@ class SegmentationTask(lightning.LightningModule):
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
         schedule: str = "constant",
-        warmup_steps: int = 0,
+        warmup_steps: float = 0,
         plateau_factor: float = 0.4,
         plateau_patience: int = 4,
         batchnorm_momentum: float | None = None,
@@ -99,7 +99,7 @@ class SegmentationTask(lightning.LightningModule):
             learning_rate: The rate, or its peak.
             weight_decay: Decay of the weights, biases and normalisation excepted.
             schedule: constant, plateau, cosine or one_cycle.
-            warmup_steps: Steps in which cosine and one_cycle rise to the learning rate.
+            warmup_steps: Steps in which cosine and one_cycle rise to the learning rate; below 1 a share of the run.
             plateau_factor: What plateau multiplies the rate with.
             plateau_patience: Epochs without a lower validation loss until plateau does so.
             batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
@@ -129,7 +129,7 @@ class SegmentationTask(lightning.LightningModule):
         # Convolutions are faster on pixels whose channels lie together, in bf16 twice.
         self.network.to(memory_format=torch.channels_last)
         self.size_multiple = self.network.size_multiple
-        optim.check_schedule(schedule, plateau_factor, plateau_patience)
+        schedules.check_schedule(schedule, warmup_steps, plateau_factor, plateau_patience)
         # Fails here and not when training begins.
         optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)
         if loss is None:
@@ -283,7 +283,7 @@ class SegmentationTask(lightning.LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step the schedule, but for the plateau, which :meth:`on_train_epoch_end` steps."""
         if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
+            schedules.step_schedule(scheduler, self.trainer)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -304,17 +304,11 @@ class SegmentationTask(lightning.LightningModule):
         optimizer = optim.build_optimizer(
             settings["optimizer"], self.network, settings["learning_rate"], settings["weight_decay"]
         )
-        name = settings["schedule"]
-        if name == "constant":
-            return optimizer
-        if name == "plateau":
-            plateau = optim.keras_plateau(optimizer, settings["plateau_factor"], settings["plateau_patience"])
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False},
-            }
-        total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == float("inf"):
-            raise UserError(f"model.schedule={name} needs an end; set trainer.max_epochs or trainer.max_steps")
-        scheduler = optim.STEP_SCHEDULES[name](optimizer, int(total_steps), settings["warmup_steps"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return schedules.build_schedule(
+            optimizer,
+            self.trainer,
+            settings["schedule"],
+            settings["warmup_steps"],
+            settings["plateau_factor"],
+            settings["plateau_patience"],
+        )

@@ -1,5 +1,7 @@
 """Prediction in overlapping tiles at native size, blended by the code that exported models use."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +15,7 @@ class TiledTask(SegmentationTask):
     """A task that predicts in tiles; all else is as before.
 
     Attributes:
-        tiling: Side and overlap of the tiles; :func:`tiling_for` makes one that fits the network.
+        tiling: Side and overlap of the tiles; :func:`task_for` makes one that fits the network.
     """
 
     tiling: Tiling
@@ -35,13 +37,19 @@ class TiledTask(SegmentationTask):
         return probabilities
 
 
-def tiling_for(size_multiple: int, side: int, overlap: int | None) -> Tiling:
-    """Return tiles of ``side`` pixels for a network that pools by ``size_multiple``; the overlap has a default.
+def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:
+    """Return the task with these settings, one that predicts in tiles of ``tile`` pixels if that is given.
 
     Raises:
-        UserError: If they do not advance.
+        UserError: If the tiles do not advance, or there is an overlap without tiles.
     """
+    if tile is None:
+        if overlap is not None:
+            raise UserError(f"--overlap {overlap} needs --tile, the side of the tiles that overlap; give both or none")
+        return SegmentationTask(**settings)
+    task = TiledTask(**settings)
     try:
-        return Tiling.checked(side, overlap, size_multiple)
+        task.tiling = Tiling.checked(tile, overlap, task.size_multiple)  # an overlap has a default
     except InferenceError as error:
         raise UserError(str(error)) from error
+    return task

@@ -1,0 +1,128 @@
+"""How well a class is found that was learnt from one source image: each class in turn loses all its others.
+
+    python benchmarks/one_source.py --data ../shared/data/mvtec-tile-mini --out results/one-source
+
+For each class with at least two sources, a network is trained on the training images without that class's sources, but
+for the first; then its Dice on all sources left out, of the training and the validation images, is what counts. What is
+finished is not done again. The table is printed and written to ``OUT/table.md``.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from quality import Result, Run, train
+
+from flexunet_pl.data.balance import count_masks
+from flexunet_pl.data.layout import find_palette
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.samples import Pair, find_pairs
+from flexunet_pl.data.sources import source_of
+from flexunet_pl.errors import UserError, print_user_error
+from flexunet_pl.files import write_json, write_text
+
+Sources = dict[str, dict[str, list[Pair]]]
+
+
+def pairs_of(data: Path, split: str) -> list[Pair]:
+    """Return the pairs of a split.
+
+    Raises:
+        UserError: If a file has no partner.
+    """
+    pairs, problems = find_pairs(data / split / "images", data / split / "masks")
+    if problems:
+        raise UserError(problems[0])
+    return pairs
+
+
+def sources_of(pairs: Sequence[Pair], palette: Palette, antialiased: bool) -> Sources:
+    """Return for each foreground class its pairs by source, sorted; a pair of several classes is under each."""
+    counts = count_masks([pair.mask for pair in pairs if pair.mask is not None], palette, antialiased)
+    found: Sources = {name: {} for name in palette.names[1:]}
+    for pair, row in zip(pairs, counts, strict=True):
+        for name, pixels in zip(palette.names[1:], row[1:], strict=True):
+            if pixels:
+                found[name].setdefault(source_of(pair.name), []).append(pair)
+    return {name: dict(sorted(by_source.items())) for name, by_source in found.items()}
+
+
+def write_split(pairs: Sequence[Pair], folder: Path) -> None:
+    """Copy pairs into ``folder``, which must not exist: first beside it, then renamed."""
+    part = folder.with_name(f"{folder.name}.part")
+    for kind in ("images", "masks"):
+        (part / kind).mkdir(parents=True, exist_ok=True)
+    for pair in pairs:
+        shutil.copy(pair.image, part / "images")
+        if pair.mask is not None:
+            shutil.copy(pair.mask, part / "masks")
+    part.rename(folder)
+
+
+def left_with_one(name: str, data: Path, target: Path, palette: Palette, antialiased: bool) -> tuple[str, list[str]]:
+    """Write a data set whose class ``name`` has one training source, and a split ``held`` with its other sources.
+
+    Returns:
+        The source that is left, and those that are held out.
+    """
+    training, validation = pairs_of(data, "train"), pairs_of(data, "valid")
+    mine = sources_of(training, palette, antialiased)[name]
+    others = sources_of(validation, palette, antialiased)[name]
+    left, *removed = mine
+    out = {pair.name for source in removed for pair in mine[source]}
+    held = [pair for pair in training if pair.name in out] + [pair for pairs in others.values() for pair in pairs]
+    for split, pairs in (
+        ("train", [pair for pair in training if pair.name not in out]),
+        ("valid", validation),
+        ("held", held),
+    ):
+        if not (target / split).is_dir():
+            write_split(pairs, target / split)
+    return left, [*removed, *others]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the module says and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="data set with train and valid")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs and the table")
+    parser.add_argument("--config", default="configs/tile_strong.yaml", help="the recipe")
+    parser.add_argument("--minutes", type=float, default=6, help="how long each network trains")
+    parser.add_argument("--only", nargs="+", metavar="CLASS", help="only these classes")
+    options = parser.parse_args(words)
+    try:
+        settings = yaml.safe_load(Path(options.config).read_text())["data"]
+        palette = find_palette(settings.get("palette"), str(options.data))
+        antialiased = bool(settings.get("antialiased_masks", False))
+        known = sources_of([*pairs_of(options.data, "train"), *pairs_of(options.data, "valid")], palette, antialiased)
+        able = [name for name, sources in known.items() if len(sources) > 1]
+        lines = ["| class | learnt from | Dice on the others | other sources |\n|---|---|---:|---:|\n"]
+        found = []
+        for name in able if options.only is None else [name for name in able if name in options.only]:
+            folder = options.out / name
+            left, others = left_with_one(name, options.data, folder / "data", palette, antialiased)
+            file = folder / "result.json"
+            if not file.is_file():
+                run = Run(name, 0, options.config, {}, options.minutes)
+                write_json(file, asdict(train(run, folder / "data", folder / "run", "held")))
+            dice = Result(**json.loads(file.read_text())).dice[name]
+            found.append(0.0 if dice is None else dice)
+            lines.append(f"| {name} | {left} | {found[-1]:.3f} | {len(others)} |\n")
+            write_text(options.out / "table.md", "".join(lines))
+        if found:
+            lines.append(f"| mean | | {statistics.fmean(found):.3f} | |\n")
+        write_text(options.out / "table.md", "".join(lines))
+        print("".join(lines))
+    except (UserError, OSError, yaml.YAMLError) as error:
+        return print_user_error(error if isinstance(error, UserError) else UserError(str(error)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

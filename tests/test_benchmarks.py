@@ -1,0 +1,143 @@
+"""The benchmark commands: recipes are compared and resumed, the training table has a row for each variant."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+from flexunet_pl.cli import main
+from flexunet_pl.errors import UserError
+
+
+def benchmark(name: str) -> ModuleType:
+    """Return a script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+quality: Any = benchmark("quality")
+
+
+def result(name: str, seed: int, macro: float | None, **dice: float | None) -> Any:
+    return quality.Result(name, seed, dice, macro, 100 * (seed + 1), 2.0)
+
+
+def test_a_plan_is_recipes_times_seeds_with_changes_on_top_of_each_other() -> None:
+    plan = {
+        "minutes": 3,
+        "set": {"a": 1, "b": 1},
+        "runs": {
+            "one": {"config": "one.yaml", "seeds": [4, 5], "set": {"b": 2}},
+            "two": {"config": "two.yaml", "minutes": 6},
+        },
+    }
+    runs = quality.runs_of(plan, None)
+    assert [(run.name, run.seed, run.minutes) for run in runs] == [("one", 4, 3), ("one", 5, 3), ("two", 0, 6)]
+    assert runs[0].changes == {"a": 1, "b": 2}
+    assert runs[2].changes == {"a": 1, "b": 1}
+    assert {run.minutes for run in quality.runs_of(plan, 0.5)} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"minutes": 1, "runs": {}, "seeds": [1]}, "the plan has the key 'seeds'; choose from minutes, "),
+        ({"runs": {}}, "the plan lacks the key 'minutes'"),
+        ({"minutes": 1, "runs": {"one": {"seeds": [1]}}}, r"runs\.one lacks the key 'config'"),
+    ],
+)
+def test_a_faulty_plan_is_refused(plan: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        quality.runs_of(plan, None)
+
+
+def test_the_table_has_means_and_spread_over_seeds_and_leaves_out_classes_that_do_not_occur() -> None:
+    text = quality.table(
+        [
+            result("one", 0, 0.5, crack=0.4, oil=0.6, rough=None),
+            result("one", 1, 0.7, crack=0.6, oil=0.8, rough=None),
+            result("two", 0, None, crack=None, oil=None, rough=None),
+        ]
+    )
+    assert text.splitlines() == [
+        "| recipe | runs | mean foreground Dice | spread | crack | oil | steps | wall minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| one | 2 | 0.600 | 0.500 to 0.700 | 0.500 | 0.700 | 150 | 2.0 |",
+        "| two | 1 | n/a |  | n/a | n/a | 100 | 2.0 |",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_plans_name_shipped_configs_and_existing_keys(path: Path) -> None:
+    for run in quality.runs_of(yaml.safe_load(path.read_text()), None):
+        assert (ROOT / run.config).is_file()
+        words = ["fit", "--config", str(ROOT / run.config), "--data.root", "data", "--print_config"]
+        for key, value in run.changes.items():
+            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert not stopped.value.code, f"{run.name} of {path.name}"
+
+
+def test_recipes_are_trained_scored_and_not_trained_again(
+    tiny_config: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = {"minutes": 0.05, "split": "test", "runs": {"tiny": {"config": str(tiny_config), "seeds": [3]}}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    words = [str(tmp_path / "plan.yaml"), "--data", str(tiny_data), "--out", str(tmp_path / "out")]
+    assert quality.main(words) == 0
+    first = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(one["name"], one["seed"]) for one in first] == [("tiny", 3)]
+    scores = json.loads((tmp_path / "out" / "tiny-seed3" / "test_scores.json").read_text())
+    assert first[0]["dice"] == {name: one["dice"] for name, one in list(scores["classes"].items())[1:]}
+    last = torch.load(tmp_path / "out" / "tiny-seed3" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert first[0]["steps"] == last["global_step"] > 1
+    assert (tmp_path / "out" / "table.md").read_text() in capsys.readouterr().out
+
+    # Interrupted after training: only the scoring is done again. Finished: nothing is.
+    (tmp_path / "out" / "tiny-seed3" / "result.json").unlink()
+    assert quality.main(words) == 0
+    again = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert again[0]["dice"] == first[0]["dice"]
+    assert again[0]["steps"] == first[0]["steps"]
+    assert quality.main([*words, "--stop_after", "0"]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == again
+
+
+def test_a_recipe_that_fails_is_one_error(tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    plan = {"minutes": 0.05, "runs": {"lost": {"config": "lost.yaml"}}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    assert quality.main([str(tmp_path / "plan.yaml"), "--data", str(tiny_data), "--out", str(tmp_path / "out")]) == 2
+    said = capfd.readouterr().err
+    assert "lost.yaml" in said
+    assert "Traceback" not in said
+    assert quality.main([str(tmp_path / "none.yaml"), "--data", str(tiny_data), "--out", str(tmp_path / "out")]) == 2
+    assert "none.yaml" in capfd.readouterr().err
+
+
+@pytest.mark.full
+def test_the_training_table_has_a_row_for_each_variant(
+    tiny_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training: Any = benchmark("training")
+    monkeypatch.setattr(training, "MATRIX_SIDE", 64)
+    training.main([str(tiny_config), "--steps", "2", "--profile", "--data.num_workers", "0"])
+    said = capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith(("| fp32", "| bf16"))]
+    assert rows == [str(variant) for variant in training.VARIANTS]
+    first = next(line for line in said.splitlines() if line.startswith("| fp32 contiguous"))
+    assert first.split("|")[4].strip() == "1.00"
+    assert "Waiting for data" in said
+    assert "convolution" in said
