@@ -13,7 +13,6 @@ tiles. benchmarks/tiles.py measures tiles.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from memory import peak_mib
 from PIL import Image
 
 from flexunet_pl.data.synthetic import draw_sample
@@ -110,15 +110,6 @@ def measure(setup: dict[str, Any]) -> None:
         durations.append((time.perf_counter() - begin) * 1e3)
     cpu_ms = (time.process_time() - cpu_started) / len(durations) * 1e3
     print(json.dumps({"ms": durations, "cpu_ms": cpu_ms, "peak_mib": peak_mib()}))
-
-
-def peak_mib() -> float:
-    """Return the peak memory of this process, in MiB; Linux keeps it apart from what the parent held at its start."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compare(setups: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:

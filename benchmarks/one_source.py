@@ -2,9 +2,9 @@
 
     python benchmarks/one_source.py --data ../shared/data/mvtec-tile-mini --out results/one-source
 
-For each class with at least two sources, a network is trained on the training images without that class's sources, but
-for the first; then its Dice on all sources left out, of the training and the validation images, is what counts. What is
-finished is not done again. The table is printed and written to ``OUT/table.md``.
+For each class with at least two sources, one of them in training, a network is trained on the training images without
+that class's sources, but for the first; then its Dice on all sources left out, of the training and the validation
+images, is what counts. What is finished is not done again. The table is printed and written to ``OUT/table.md``.
 """
 
 import argparse
@@ -84,6 +84,8 @@ def left_with_one(name: str, data: Path, target: Path, palette: Palette, antiali
     ):
         if not (target / split).is_dir():
             write_split(pairs, target / split)
+    if (data / "palette.yaml").is_file():
+        shutil.copy(data / "palette.yaml", target)
     return left, [*removed, *others]
 
 
@@ -100,11 +102,15 @@ def main(words: Sequence[str] | None = None) -> int:
         settings = yaml.safe_load(Path(options.config).read_text())["data"]
         palette = find_palette(settings.get("palette"), str(options.data))
         antialiased = bool(settings.get("antialiased_masks", False))
-        known = sources_of([*pairs_of(options.data, "train"), *pairs_of(options.data, "valid")], palette, antialiased)
-        able = [name for name, sources in known.items() if len(sources) > 1]
+        training = pairs_of(options.data, "train")
+        learnable = sources_of(training, palette, antialiased)
+        known = sources_of([*training, *pairs_of(options.data, "valid")], palette, antialiased)
+        able = [name for name in known if learnable[name] and len(known[name]) > 1]
+        if unable := set(options.only or []) - set(able):
+            raise UserError(f"--only {min(unable)}: the classes with several sources are {', '.join(able)}")
         lines = ["| class | learnt from | Dice on the others | other sources |\n|---|---|---:|---:|\n"]
         found = []
-        for name in able if options.only is None else [name for name in able if name in options.only]:
+        for name in options.only or able:
             folder = options.out / name
             left, others = left_with_one(name, options.data, folder / "data", palette, antialiased)
             file = folder / "result.json"

@@ -28,7 +28,7 @@ from flexunet_pl.files import write_json, write_text
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.runs import checkpoint_file
 
-PLAN_KEYS = {"minutes", "split", "prepare", "one_source", "set", "runs"}
+PLAN_KEYS = {"minutes", "split", "prepare", "set", "runs"}
 RUN_KEYS = {"config", "seeds", "set", "minutes"}
 
 

@@ -1,11 +1,9 @@
 """fit, validate, test, predict and tune: LightningCLI with flat keys, run folders, and errors that tell the repair."""
 
-import inspect
 import re
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import lightning
 from jsonargparse import Namespace
@@ -14,13 +12,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.errors import UserError
 from flexunet_pl.files import write_text
 from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.data_wait import DataWait
 from flexunet_pl.training.loggers import Speed, check_packages
+from flexunet_pl.training.parser import Parser
 from flexunet_pl.training.precision import Trainer
 from flexunet_pl.training.quiet import quieten_lightning
 from flexunet_pl.training.task import SegmentationTask
@@ -72,31 +71,6 @@ class RunConfig(SaveConfigCallback):
         if stage == "fit":
             text = self.parser.dump(self.config)
             write_text(Path(trainer.default_root_dir) / "config.yaml", text)
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one message, and which suggests the key that was meant."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002  jsonargparse's signature
-        """Print ``message`` with a suggestion for each unknown key in it, and exit with 2."""
-        text = " ".join(str(message).split())
-        unknown = re.findall(r"option '([\w.]+)'", text, flags=re.IGNORECASE) + re.findall(r" --([\w.]+)", text)
-        hints = [suggestion(key, self._known_keys() if "." in key else _callback_keys()) for key in unknown]
-        sys.stderr.write(f"error: {text}{''.join(hints)}\n")
-        sys.exit(2)
-
-    def _known_keys(self) -> set[str]:
-        commands = self._subcommands_action
-        parsers = [self] if commands is None else [self, *commands._name_parser_map.values()]
-        return {action.dest for parser in parsers for action in parser._actions}
-
-
-def _callback_keys() -> set[str]:
-    """Return the names of the options of all callbacks and loggers a config may hold, to suggest from."""
-    rooms = (lightning.pytorch.callbacks, lightning.pytorch.loggers, callbacks)
-    kinds = (lightning.Callback, lightning.pytorch.loggers.Logger)
-    classes = [one for room in rooms for one in vars(room).values() if inspect.isclass(one) and issubclass(one, kinds)]
-    return {key for one in classes for key in inspect.signature(one).parameters}
 
 
 class TrainerCLI(LightningCLI):

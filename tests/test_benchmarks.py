@@ -13,6 +13,9 @@ import yaml
 from conftest import ROOT
 
 from flexunet_pl.cli import main
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.sources import source_of
+from flexunet_pl.data.synthetic import TILE_PALETTE
 from flexunet_pl.errors import UserError
 
 
@@ -131,6 +134,7 @@ def test_a_recipe_that_fails_is_one_error(tiny_data: Path, tmp_path: Path, capfd
 def test_the_training_table_has_a_row_for_each_variant(
     tiny_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     training: Any = benchmark("training")
     monkeypatch.setattr(training, "MATRIX_SIDE", 64)
     training.main([str(tiny_config), "--steps", "2", "--profile", "--data.num_workers", "0"])
@@ -141,3 +145,34 @@ def test_the_training_table_has_a_row_for_each_variant(
     assert first.split("|")[4].strip() == "1.00"
     assert "Waiting for data" in said
     assert "convolution" in said
+
+
+def test_a_class_left_with_one_source_is_scored_on_all_others(
+    tiny_config: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "quality", quality)
+    one_source: Any = benchmark("one_source")
+    words = ["--data", str(tiny_data), "--out", str(tmp_path), "--config", str(tiny_config), "--minutes", "0.05"]
+    assert one_source.main([*words, "--only", "oil"]) == 0
+    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+
+    def sources(folder: Path) -> set[str]:
+        return {source_of(path.stem) for path in (folder / "images").iterdir()}
+
+    data = tmp_path / "oil" / "data"
+    palette = Palette.from_mapping(TILE_PALETTE)
+    left = one_source.sources_of(one_source.pairs_of(data, "train"), palette, False)["oil"]
+    validating = one_source.sources_of(one_source.pairs_of(tiny_data, "valid"), palette, False)["oil"]
+    assert len(left) == 1, "one source with oil is left in training"
+    assert sources(data / "held") == (sources(tiny_data / "train") - sources(data / "train")) | set(validating)
+    assert sources(data / "train") & sources(data / "held") == set()
+    row = (tmp_path / "table.md").read_text().splitlines()[2]
+    assert row.startswith(f"| oil | {next(iter(left))} | ")
+    assert row.endswith(f" | {len(sources(data / 'held'))} |")
+
+    assert one_source.main([*words, "--only", "water"]) == 2
+    assert "--only water: the classes with several sources are " in capsys.readouterr().err

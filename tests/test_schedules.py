@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -50,7 +51,8 @@ def rates(name: str, steps: float, clock: Clock | None, warmup: float, ticks: li
     """Return the rate of each step; before each further step the clock stands at the next of ``ticks``."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE, momentum=0.9)
     trainer: Any = FakeTrainer(steps, clock)
-    built: Any = schedules.build_schedule(optimizer, trainer, name, warmup, 0.4, 4)
+    task: Any = SimpleNamespace(trainer=trainer, hparams={"schedule": name, "warmup_steps": warmup})
+    built: Any = schedules.build_schedule(optimizer, task)
     found = []
     for tick in ticks:
         optimizer.step()

@@ -99,14 +99,21 @@ def test_predicted_masks_are_index_pngs_with_the_palette_and_overlays_lie_apart(
         assert (overlay.size, overlay.mode) == ((64, 10), "RGB")
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
+AVERAGE = [
+    *("--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"),
+    *("--trainer.callbacks.decay", "0.8"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "more"), [("plateau", []), ("one_cycle", []), ("cosine", AVERAGE)])
 def test_a_killed_run_resumes_to_the_same_weights(
-    schedule: str, tiny_config: Path, tmp_path: Path, run_command: Run
+    schedule: str, more: list[str], tiny_config: Path, tmp_path: Path, run_command: Run
 ) -> None:
     settings = [
         *("--config", str(tiny_config), "--trainer.max_epochs", "4", "--data.augment", AUGMENT),
         *("--model.schedule", schedule, "--model.plateau_patience", "1", "--model.learning_rate", "0.01"),
         *("--trainer.callbacks+", "flexunet_pl.training.callbacks.Curves"),
+        *more,
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["fit", *settings, "--run_dir", str(whole)]) == 0

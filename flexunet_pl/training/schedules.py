@@ -67,28 +67,26 @@ def check_schedule(name: str, warmup: float, plateau_factor: float, plateau_pati
         raise UserError(f"model.plateau_patience={plateau_patience} must be at least 1")
 
 
-def build_schedule(
-    optimizer: Optimizer, trainer: lightning.Trainer, name: str, warmup: float, factor: float, patience: int
-) -> OptimizerLRScheduler:
-    """Return the optimizer with the schedule of this name, as Lightning takes it.
+def build_schedule(optimizer: Optimizer, task: lightning.LightningModule) -> OptimizerLRScheduler:
+    """Return the optimizer with the schedule that the task's hyperparameters describe, as Lightning takes it.
 
     Args:
         optimizer: Its rates are the peaks.
-        trainer: Whose ``max_epochs``, ``max_steps`` or ``max_time``, whichever comes first, ends the schedule.
-        name: One of :data:`SCHEDULES`.
-        warmup: Steps in which the rate rises; below 1 a share of the run.
-        factor: What plateau multiplies the rate with.
-        patience: Epochs without a lower validation loss until plateau does so.
+        task: Whose Trainer's ``max_epochs``, ``max_steps`` or ``max_time``, whichever comes first, ends the schedule;
+            constant and plateau need no Trainer.
 
     Raises:
         UserError: If the schedule needs to know how long the run is and the Trainer has no end, or the warm-up does
             not fit into it.
     """
+    settings = task.hparams
+    name, warmup = settings["schedule"], settings["warmup_steps"]
     if name == "constant":
         return optimizer
     if name == "plateau":
-        plateau = keras_plateau(optimizer, factor, patience)
+        plateau = keras_plateau(optimizer, settings["plateau_factor"], settings["plateau_patience"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
+    trainer = task.trainer
     total_steps = trainer.estimated_stepping_batches
     if total_steps == float("inf"):
         if _timer(trainer) is None:

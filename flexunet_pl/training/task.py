@@ -304,11 +304,4 @@ class SegmentationTask(lightning.LightningModule):
         optimizer = optim.build_optimizer(
             settings["optimizer"], self.network, settings["learning_rate"], settings["weight_decay"]
         )
-        return schedules.build_schedule(
-            optimizer,
-            self.trainer,
-            settings["schedule"],
-            settings["warmup_steps"],
-            settings["plateau_factor"],
-            settings["plateau_patience"],
-        )
+        return schedules.build_schedule(optimizer, self)
