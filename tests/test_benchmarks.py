@@ -115,6 +115,7 @@ def test_recipes_are_trained_scored_and_not_trained_again(
     again = json.loads((tmp_path / "out" / "results.json").read_text())
     assert again[0]["dice"] == first[0]["dice"]
     assert again[0]["steps"] == first[0]["steps"]
+    assert again[0]["wall_minutes"] == first[0]["wall_minutes"]
     assert quality.main([*words, "--stop_after", "0"]) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == again
 

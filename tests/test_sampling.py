@@ -45,6 +45,7 @@ def test_an_epoch_longer_than_the_data_shows_every_sample_as_often_but_never_ali
     assert len(batches) == 3
     for items in epochs:
         assert sorted(index for _, index in items) == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+        assert len({tuple(index for _, index in items[start : start + 3]) for start in (0, 3, 6, 9)}) > 1
     assert len({item for items in epochs for item in items}) == 24, "a sample that appears twice is augmented twice"
 
 

@@ -117,8 +117,7 @@ def step_schedule(scheduler: Any, trainer: lightning.Trainer) -> None:
         position = int(share * total_steps)
         if steps != float("inf"):
             position = max(position, scheduler.last_epoch + 1)
-        # OneCycleLR refuses to go beyond its end, where a run that stops by the clock may do one more step.
-        scheduler.last_epoch = min(position, total_steps - 1) - 1
+        scheduler.last_epoch = position - 1
     scheduler.step()
 
 
