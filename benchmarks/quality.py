@@ -27,7 +27,7 @@ from flexunet_pl.files import write_json, write_text
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.runs import checkpoint_file
 
-PLAN_KEYS = {"minutes", "split", "set", "runs"}
+PLAN_KEYS = {"minutes", "split", "prepare", "set", "runs"}
 RUN_KEYS = {"config", "seeds", "set", "minutes"}
 
 
@@ -75,6 +75,16 @@ def _check_keys(mapping: dict[str, Any], known: set[str], needed: set[str], wher
         raise UserError(f"{where} has the key {min(unknown)!r}; choose from {', '.join(sorted(known))}")
     if missing := needed - mapping.keys():
         raise UserError(f"{where} lacks the key {min(missing)!r}")
+
+
+def prepared(plan: dict[str, Any], data: Path, out: Path) -> Path:
+    """Return the data set to train on: ``data`` itself, or what ``prepare`` of the plan makes of it, once."""
+    if "prepare" not in plan:
+        return data
+    target = out / "data"
+    if not (target / "manifest.csv").is_file():
+        _call(["prepare", *(str(word).format(data=data, out=target) for word in plan["prepare"])])
+    return target
 
 
 def train(run: Run, data: Path, folder: Path, split: str) -> Result:
@@ -184,6 +194,7 @@ def main(words: Sequence[str] | None = None) -> int:
             if unknown := set(options.only) - {run.name for run in runs}:
                 raise UserError(f"--only {min(unknown)}: the plan has {', '.join(dict.fromkeys(r.name for r in runs))}")
             runs = [run for run in runs if run.name in options.only]
+        data = prepared(plan, options.data, options.out)
         for run in runs:
             folder = folder_of(run, options.out)
             if (folder / "result.json").is_file():
@@ -191,7 +202,7 @@ def main(words: Sequence[str] | None = None) -> int:
             if options.stop_after is not None and time.monotonic() - started > options.stop_after * 60:
                 print(f"{options.stop_after:g} minutes are over; the same command goes on with {run.name}")
                 break
-            result = train(run, options.data, folder, plan.get("split", "valid"))
+            result = train(run, data, folder, plan.get("split", "valid"))
             write_json(folder / "result.json", asdict(result))
             write_results(runs, options.out)
     except (UserError, OSError, yaml.YAMLError) as error:

@@ -1,5 +1,6 @@
 """The benchmark commands: recipes are compared and resumed, the training table has a row for each variant."""
 
+import csv
 import importlib.util
 import json
 import sys
@@ -11,8 +12,10 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from curation_data import write_magnets
 
 from flexunet_pl.cli import main
+from flexunet_pl.data.manifest import read_manifest
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sources import source_of
 from flexunet_pl.data.synthetic import TILE_PALETTE
@@ -118,6 +121,23 @@ def test_recipes_are_trained_scored_and_not_trained_again(
     assert again[0]["wall_minutes"] == first[0]["wall_minutes"]
     assert quality.main([*words, "--stop_after", "0"]) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == again
+
+
+def test_a_plan_prepares_its_data_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"MT_Blowhole": 5, "MT_Break": 5, "MT_Free": 5}
+    magnet_of = write_magnets(tmp_path / "magnets", kinds, exposures=2)
+    with (tmp_path / "magnets" / "groups.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["file", "group"], *magnet_of.items()])
+    plan = yaml.safe_load((ROOT / "benchmarks" / "plans" / "magnetic_tile.yaml").read_text())
+    made = quality.prepared(plan, tmp_path / "magnets", tmp_path / "out")
+    magnets: dict[str, set[str]] = {"train": set(), "valid": set()}
+    for row in read_manifest(made):
+        magnets[row.split].add(row.group)
+    assert {split: len(groups) for split, groups in magnets.items()} == {"train": 12, "valid": 3}
+    assert not magnets["train"] & magnets["valid"]
+    monkeypatch.setattr(quality, "_call", lambda words: pytest.fail(f"called {words}"))
+    assert quality.prepared(plan, tmp_path / "magnets", tmp_path / "out") == made
+    assert quality.prepared({}, tmp_path / "magnets", tmp_path / "out") == tmp_path / "magnets"
 
 
 def test_a_recipe_that_fails_is_one_error(tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,24 @@ def test_state_of_another_memory_order_goes_on_as_before(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)  # 3 steps of Adam move a weight by 0.03
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_weights_whose_channels_lie_together_take_the_steps_of_torch(order: torch.memory_format) -> None:
+    plain, together = two_convolutions(), two_convolutions().to(memory_format=torch.channels_last)
+    theirs = torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1)
+    ours = build_optimizer("adamw", together, 0.01, 0.1)
+    ours.param_groups[-1]["weight_decay"] = 0.1  # ours spares biases
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for one, other in zip(plain.parameters(), together.parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone(memory_format=order if one.ndim == 4 else torch.preserve_format)
+        theirs.step()
+        ours.step()
+    for one, other in zip(plain.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        assert other.shape == one.shape
+
+
 def test_clipping_in_one_pass_is_that_of_torch() -> None:
     ours, theirs = two_convolutions(), two_convolutions()
     for network in (ours, theirs):

@@ -5,13 +5,39 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from flexunet_pl.errors import UserError, suggestion
 
 
-class KerasAdam(torch.optim.Adam):
+class _FusedAdam(torch.optim.Adam):
+    """Adam on torch's fused kernel, without the copies which that makes of weights whose channels lie together.
+
+    The kernel takes a weight, its gradient and its moments element by element, so contiguous views of them do as well.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        has_complex: bool = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]  # as torch has it
+        weights, gradients, *moments = lists[:4]
+        for index, weight in enumerate(weights):
+            if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):
+                continue
+            for tensors in (weights, *moments):
+                tensors[index] = tensors[index].permute(0, 2, 3, 1)
+            gradients[index] = gradients[index].permute(0, 2, 3, 1).contiguous()  # it already is, after backward()
+        return has_complex
+
+
+class FusedAdamW(_FusedAdam, torch.optim.AdamW):
+    """torch's AdamW on its fused kernel."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+        """Start with torch's betas and eps."""
+        super().__init__(params, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+class KerasAdam(_FusedAdam):
     """Adam in the form and with the eps of Keras, on torch's fused kernel.
 
     Keras: ``w -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)``. Torch adds its eps after dividing sqrt(v)
@@ -36,7 +62,7 @@ class KerasAdam(torch.optim.Adam):
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": KerasAdam,
-    "adamw": lambda params, lr, weight_decay: AdamW(params, lr=lr, weight_decay=weight_decay, fused=True),
+    "adamw": FusedAdamW,
     "sgd": lambda params, lr, weight_decay: SGD(params, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True),
 }
 
