@@ -1,10 +1,11 @@
-"""How well a class is found that was learnt from one source image: each class in turn loses all its others.
+"""How well a class is found that was learnt from one source image, with several recipes.
 
-    python benchmarks/one_source.py --data ../shared/data/mvtec-tile-mini --out results/one-source
+    python benchmarks/one_source.py benchmarks/plans/one_source.yaml --data DATASET --out results/one-source
 
-For each class with at least two sources, one of them in training, a network is trained on the training images without
-that class's sources, but for the first; then its Dice on all sources left out, of the training and the validation
-images, is what counts. What is finished is not done again. The table is printed and written to ``OUT/table.md``.
+For each class with at least two sources, one of them in training, every recipe of the plan is trained on the training
+images without that class's sources, but for the first; then its Dice on all sources left out, of the training and the
+validation images, is what counts. What is finished is not done again. The table is printed and written to
+``OUT/table.md``.
 """
 
 import argparse
@@ -12,12 +13,12 @@ import json
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from quality import Result, Run, train
+from quality import Result, runs_of, train
 
 from flexunet_pl.data.balance import count_masks
 from flexunet_pl.data.layout import find_palette
@@ -89,42 +90,60 @@ def left_with_one(name: str, data: Path, target: Path, palette: Palette, antiali
     return left, [*removed, *others]
 
 
+def table(names: Sequence[str], recipes: Sequence[str], found: Mapping[tuple[str, str], float]) -> str:
+    """Return a Markdown table of the Dice by (recipe, class); the mean stands where no class of a recipe is missing."""
+    rows = [["recipe", *names, "mean"], ["---", *["---:"] * (len(names) + 1)]]
+    for recipe in recipes:
+        mine = [found[recipe, name] for name in names if (recipe, name) in found]
+        cells = [f"{found[recipe, name]:.3f}" if (recipe, name) in found else "" for name in names]
+        rows.append([recipe, *cells, f"{statistics.fmean(mine):.3f}" if len(mine) == len(names) else ""])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def chosen(option: str, wanted: Sequence[str] | None, there: Sequence[str]) -> list[str]:
+    """Return ``wanted``, or all that is there.
+
+    Raises:
+        UserError: If something wanted is not there.
+    """
+    if unknown := set(wanted or []) - set(there):
+        raise UserError(f"{option} {min(unknown)}: choose from {', '.join(there)}")
+    return list(wanted or there)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the module says and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path, help="YAML file with the recipes, as for quality.py")
     parser.add_argument("--data", type=Path, required=True, help="data set with train and valid")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and the table")
-    parser.add_argument("--config", default="configs/tile_strong.yaml", help="the recipe")
-    parser.add_argument("--minutes", type=float, default=6, help="how long each network trains")
-    parser.add_argument("--only", nargs="+", metavar="CLASS", help="only these classes")
+    parser.add_argument("--minutes", type=float, help="how long each network trains, in place of the plan's")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these recipes of the plan")
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes")
     options = parser.parse_args(words)
     try:
-        settings = yaml.safe_load(Path(options.config).read_text())["data"]
+        runs = {run.name: run for run in runs_of(yaml.safe_load(options.plan.read_text()), options.minutes)}
+        recipes = chosen("--only", options.only, list(runs))
+        settings = yaml.safe_load(Path(runs[recipes[0]].config).read_text())["data"]
         palette = find_palette(settings.get("palette"), str(options.data))
         antialiased = bool(settings.get("antialiased_masks", False))
         training = pairs_of(options.data, "train")
         learnable = sources_of(training, palette, antialiased)
         known = sources_of([*training, *pairs_of(options.data, "valid")], palette, antialiased)
         able = [name for name in known if learnable[name] and len(known[name]) > 1]
-        if unable := set(options.only or []) - set(able):
-            raise UserError(f"--only {min(unable)}: the classes with several sources are {', '.join(able)}")
-        lines = ["| class | learnt from | Dice on the others | other sources |\n|---|---|---:|---:|\n"]
-        found = []
-        for name in options.only or able:
-            folder = options.out / name
-            left, others = left_with_one(name, options.data, folder / "data", palette, antialiased)
-            file = folder / "result.json"
-            if not file.is_file():
-                run = Run(name, 0, options.config, {}, options.minutes)
-                write_json(file, asdict(train(run, folder / "data", folder / "run", "held")))
-            dice = Result(**json.loads(file.read_text())).dice[name]
-            found.append(0.0 if dice is None else dice)
-            lines.append(f"| {name} | {left} | {found[-1]:.3f} | {len(others)} |\n")
-            write_text(options.out / "table.md", "".join(lines))
-        if found:
-            lines.append(f"| mean | | {statistics.fmean(found):.3f} | |\n")
-        write_text(options.out / "table.md", "".join(lines))
-        print("".join(lines))
+        names = chosen("--classes", options.classes, able)
+        found: dict[tuple[str, str], float] = {}
+        for recipe in recipes:
+            for name in names:
+                data, folder = options.out / "data" / name, options.out / recipe / name
+                left, others = left_with_one(name, options.data, data, palette, antialiased)
+                file = folder / "result.json"
+                if not file.is_file():
+                    print(f"{recipe}: {name} from {left}, to be found in {', '.join(others)}")
+                    write_json(file, asdict(train(runs[recipe], data, folder / "run", "held")))
+                found[recipe, name] = Result(**json.loads(file.read_text())).dice[name] or 0.0
+                write_text(options.out / "table.md", table(names, recipes, found))
+        print(table(names, recipes, found))
     except (UserError, OSError, yaml.YAMLError) as error:
         return print_user_error(error if isinstance(error, UserError) else UserError(str(error)))
     return 0

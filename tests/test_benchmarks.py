@@ -177,23 +177,34 @@ def test_a_class_left_with_one_source_is_scored_on_all_others(
 ) -> None:
     monkeypatch.setitem(sys.modules, "quality", quality)
     one_source: Any = benchmark("one_source")
-    words = ["--data", str(tiny_data), "--out", str(tmp_path), "--config", str(tiny_config), "--minutes", "0.05"]
-    assert one_source.main([*words, "--only", "oil"]) == 0
+    runs = {"plain": {"config": str(tiny_config)}, "other": {"config": str(tiny_config)}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"minutes": 0.05, "runs": runs}))
+    words = [str(tmp_path / "plan.yaml"), "--data", str(tiny_data), "--out", str(tmp_path), "--only", "plain"]
+    assert one_source.main([*words, "--classes", "oil"]) == 0
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
 
     def sources(folder: Path) -> set[str]:
         return {source_of(path.stem) for path in (folder / "images").iterdir()}
 
-    data = tmp_path / "oil" / "data"
+    data = tmp_path / "data" / "oil"
     palette = Palette.from_mapping(TILE_PALETTE)
     left = one_source.sources_of(one_source.pairs_of(data, "train"), palette, False)["oil"]
     validating = one_source.sources_of(one_source.pairs_of(tiny_data, "valid"), palette, False)["oil"]
     assert len(left) == 1, "one source with oil is left in training"
     assert sources(data / "held") == (sources(tiny_data / "train") - sources(data / "train")) | set(validating)
     assert sources(data / "train") & sources(data / "held") == set()
-    row = (tmp_path / "table.md").read_text().splitlines()[2]
-    assert row.startswith(f"| oil | {next(iter(left))} | ")
-    assert row.endswith(f" | {len(sources(data / 'held'))} |")
+    scores = json.loads((tmp_path / "plain" / "oil" / "run" / "test_scores.json").read_text())
+    dice = f"{scores['classes']['oil']['dice']:.3f}"
+    assert (tmp_path / "table.md").read_text().splitlines()[2] == f"| plain | {dice} | {dice} |"
 
-    assert one_source.main([*words, "--only", "water"]) == 2
-    assert "--only water: the classes with several sources are " in capsys.readouterr().err
+    assert one_source.main([*words, "--classes", "water"]) == 2
+    assert "--classes water: choose from " in capsys.readouterr().err
+
+
+def test_the_table_of_one_source_has_no_mean_over_classes_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "quality", quality)
+    found = {("one", "oil"): 0.25, ("one", "crack"): 0.75, ("two", "oil"): 0.5}
+    assert benchmark("one_source").table(["crack", "oil"], ["one", "two"], found).splitlines()[2:] == [
+        "| one | 0.750 | 0.250 | 0.500 |",
+        "| two |  | 0.500 |  |",
+    ]
