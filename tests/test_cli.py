@@ -77,6 +77,7 @@ def test_a_mistyped_key_is_an_error_with_the_right_one(
         pytest.param(
             ["--model.normalization", "true", "--model.batchnorm_momentum", "2"], "at most 1; try 0.1", id="momentum"
         ),
+        pytest.param(["--model.normalization", "layer"], "choose from false, true (BatchNorm) and group", id="norm"),
         pytest.param(["--data.image_size", "30"], "data.image_size=30 must be a multiple of 4", id="size"),
         pytest.param(["--data.crop_size", "18"], "data.crop_size=18 must be a multiple of 4", id="crop"),
         pytest.param(["--data.resize", "squeeze"], "choose from stretch, keep, none", id="resize"),

@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one level, one class, four channels": {"num_layers": 1, "num_classes": 1, "in_channels": 4},
     "gelu, even kernel": {"activation": "gelu", "base_kernel": 4},
     "elu, BatchNorm, 9x9": {"activation": "elu", "normalization": True, "base_kernel": 9},
+    "GroupNorm": {"normalization": "group", "input_normalize": True},
     "leaky ReLU, dilation": {"activation": "leaky_relu", "dilation": 3},
     "11x11, input divided by 255": {"base_kernel": 11, "input_normalize": True},
     "eight levels": {"num_layers": 8, "base_filters": 1, "base_kernel": 3},

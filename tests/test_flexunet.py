@@ -38,6 +38,19 @@ def test_order_inside_a_block() -> None:
     assert norm.momentum == 0.01
 
 
+def test_group_norm_takes_the_place_of_batch_norm_and_looks_at_one_image_alone() -> None:
+    network = FlexUNet(2, base_filters=4, num_layers=3, dropout=0.0, normalization="group")
+    assert [type(layer).__name__ for layer in network.bridge][2] == "GroupNorm"
+    groups = {(layer.num_channels, layer.num_groups) for layer in network.modules() if isinstance(layer, nn.GroupNorm)}
+    assert groups == {(4, 4), (8, 8), (16, 8)}
+    network.eval()
+    one, bright = torch.rand(1, 3, 16, 16) * 50, torch.rand(1, 3, 16, 16) * 255
+    torch.testing.assert_close(network(torch.cat([one, bright]))[:1], network(one))
+    torch.testing.assert_close(network(torch.cat([one, bright])), network.train()(torch.cat([one, bright])))
+    with pytest.raises(UserError, match="normalization='layer'; choose from false, true"):
+        FlexUNet(2, normalization="layer")
+
+
 def test_the_published_tile_network_has_its_published_number_of_weights() -> None:
     with torch.device("meta"):
         network = FlexUNet(6, base_filters=16, base_kernel=9, num_layers=8)

@@ -22,6 +22,7 @@ GOLDEN_SETTINGS: dict[str, dict[str, Any]] = {
 GOLDEN_FILES = ["_model.h5", "_weights.h5", "_k3.keras", "_k3.weights.h5", "_k3_model.h5"]
 BITWISE_CASES = [
     pytest.param({"num_classes": 1, "in_channels": 4, "normalization": True}, id="one class, 4 channels, BatchNorm"),
+    pytest.param({"normalization": "group", "num_layers": 3}, id="GroupNorm"),
     pytest.param({"num_layers": 8, "base_filters": 1, "input_normalize": True, "dropout": 0.05}, id="8 levels, /255"),
     pytest.param(
         {"num_classes": 12, "base_kernel": 11, "dilation": 3, "num_layers": 4},

@@ -40,6 +40,7 @@ CASES = [
     pytest.param(
         True, {"num_classes": 12, "num_layers": 8, "base_filters": 1, "base_kernel": 11}, id="12 classes, 8 levels"
     ),
+    pytest.param(True, {"normalization": "group", "num_layers": 4}, id="GroupNorm"),
     pytest.param(False, {"base_kernel": 6, "dilation": 3, "activation": "mish"}, id="kernel 6, mish, variable size"),
 ]
 ALL_CASES = [
@@ -49,6 +50,7 @@ ALL_CASES = [
         for values in itertools.product((False, True), (False, True), (1, 3), (1, 12), (3, 4))
     ),
     *({"activation": activation} for activation in ACTIVATIONS),
+    *({"normalization": "group", "base_filters": filters} for filters in (1, 4, 12)),
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from flexunet_pl.errors import UserError
 from flexunet_pl.export.keras_contents import MAX_LAYERS
 from flexunet_pl.export.keras_lambda import Verdict, judge_lambda
-from flexunet_pl.export.keras_layers import KerasLayer, blank_network, keras_layers
+from flexunet_pl.export.keras_layers import KerasLayer, blank_network, keras_layers, normalization_of
 from flexunet_pl.nn.flexunet import FlexUNetSettings
 
 MAX_NAME = 200
@@ -72,7 +72,7 @@ def describe(config: object, given: Mapping[str, object], path: Path) -> ModelDe
         "dropout": _rate(dropouts[1], path) if levels > 1 and len(dropouts) > 1 else 0.0,
         "dilation": _whole(first, "dilation_rate", path),
         "activation": str(_plain(first.options.get("activation"))),
-        "normalization": any(layer.kind == "BatchNormalization" for layer in layers),
+        "normalization": normalization_of(layer.kind for layer in layers),
         "input_normalize": input_normalize,
     }
     needed = keras_layers(blank_network(settings, path))

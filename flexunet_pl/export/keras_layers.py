@@ -1,6 +1,7 @@
 """FlexUNet as a list of Keras layers: class, name, inputs, options and weights in the order of the original."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flexunet_pl.errors import UserError
-from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
+from flexunet_pl.nn.flexunet import GROUP_NORM, FlexUNet, FlexUNetSettings
 
 # Far beyond any network that trains; within them no shape overflows.
 MAX_LEVELS = 16
@@ -22,6 +23,7 @@ PLAIN_NAMES = {
     "Rescaling": "rescaling",
     "Conv2D": "conv2d",
     "BatchNormalization": "batch_normalization",
+    "GroupNormalization": "group_normalization",
     "Dropout": "dropout",
     "MaxPooling2D": "max_pooling2d",
     "Conv2DTranspose": "conv2d_transpose",
@@ -37,7 +39,10 @@ WEIGHTS: dict[str, dict[str, str]] = {
         "moving_mean": "running_mean",
         "moving_variance": "running_var",
     },
+    "GroupNormalization": {"gamma": "weight", "beta": "bias"},
 }
+# The setting ``normalization`` by the class of the layers that it makes.
+NORMALIZATIONS: dict[str, bool | str] = {"BatchNormalization": True, "GroupNormalization": GROUP_NORM}
 CONVOLUTION = {"data_format": "channels_last", "use_bias": True}
 
 
@@ -119,6 +124,9 @@ class _Chain:
             elif isinstance(layer, nn.BatchNorm2d):
                 options: dict[str, object] = {"axis": -1, "epsilon": layer.eps, "center": True, "scale": True}
                 x = self.add("BatchNormalization", (x,), options, x.channels, x.level, (module, layer))
+            elif isinstance(layer, nn.GroupNorm):
+                options = {"groups": layer.num_groups, "axis": -1, "epsilon": layer.eps, "center": True, "scale": True}
+                x = self.add("GroupNormalization", (x,), options, x.channels, x.level, (module, layer))
             elif isinstance(layer, nn.Dropout):
                 x = self.add("Dropout", (x,), {"rate": layer.p}, x.channels, x.level)
         return x
@@ -144,6 +152,11 @@ def keras_layers(network: FlexUNet) -> list[KerasLayer]:
         x = chain.block(x, f"decoder.{index}.block", up.get_submodule("block"))
     chain.convolution(x, "head", network.head, "softmax" if settings["num_classes"] > 1 else "sigmoid")
     return chain.layers
+
+
+def normalization_of(kinds: Iterable[str]) -> bool | str:
+    """Return the setting ``normalization`` of a model with layers of these classes."""
+    return next((NORMALIZATIONS[kind] for kind in kinds if kind in NORMALIZATIONS), False)
 
 
 def keras_weights(kind: str, module_name: str, module: nn.Module) -> tuple[KerasWeight, ...]:

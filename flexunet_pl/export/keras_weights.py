@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flexunet_pl.errors import UserError
 from flexunet_pl.export.keras_files import KerasFile
 from flexunet_pl.export.keras_layers import (
     MAX_LEVELS,
+    NORMALIZATIONS,
     PLAIN_NAMES,
     WEIGHTS,
     KerasLayer,
@@ -22,6 +24,7 @@ from flexunet_pl.export.keras_layers import (
     blank_network,
     count_levels,
     keras_layers,
+    normalization_of,
     numbered_name,
     to_torch,
 )
@@ -102,7 +105,7 @@ def settings_from_shapes(layers: list[StoredLayer], path: Path) -> dict[str, obj
         "base_filters": first.shape[3],
         "base_kernel": first.shape[0],
         "num_layers": kinds.count("Conv2DTranspose") + 1,
-        "normalization": "BatchNormalization" in kinds,
+        "normalization": normalization_of(kinds),
     }
 
 
@@ -147,9 +150,11 @@ def _read_weight(weight: StoredWeight, hdf5: Path, path: Path) -> Tensor:
 
 def _by_name(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
     """Give the layers of a .h5, which come in topological order, their classes."""
-    normalizations = sum("gamma" in layer.weights for layer in found)
+    normalizations = [layer for layer in found if "gamma" in layer.weights]
+    in_groups = normalizations and not any("moving_mean" in layer.weights for layer in normalizations)
+    counts = {"GroupNormalization" if in_groups else "BatchNormalization": len(normalizations)}
     layers = []
-    for layer, kind in zip(found, _topological_kinds(len(found) - normalizations, normalizations, path), strict=True):
+    for layer, kind in zip(found, _topological_kinds(len(found) - len(normalizations), counts, path), strict=True):
         if list(layer.weights) != list(WEIGHTS[kind]):
             raise UserError(
                 f"{path}: {layer.place} holds {', '.join(map(repr, layer.weights))}, FlexUNet has {kind} here with "
@@ -168,7 +173,11 @@ def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
         if kind is None:
             raise UserError(f"{path}: layer {name!r} holds weights and has no place in FlexUNet")
         counts[kind] += 1
-    kinds = _topological_kinds(counts["Conv2D"] + counts["Conv2DTranspose"], counts["BatchNormalization"], path)
+    kinds = _topological_kinds(
+        counts["Conv2D"] + counts["Conv2DTranspose"],
+        {kind: counts[kind] for kind in NORMALIZATIONS if counts[kind]},
+        path,
+    )
     used = dict.fromkeys(WEIGHTS, 0)
     layers = []
     for kind in kinds:
@@ -189,12 +198,14 @@ def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
     return layers
 
 
-def _topological_kinds(kernels: int, normalizations: int, path: Path) -> list[str]:
+def _topological_kinds(kernels: int, normalizations: Mapping[str, int], path: Path) -> list[str]:
     """Return the classes of a FlexUNet's layers with weights, in order, from their numbers."""
     levels = count_levels(kernels)
-    if levels is None or levels > MAX_LEVELS or normalizations not in (0, 4 * levels - 2):
+    counts = list(normalizations.values()) or [0]
+    if levels is None or levels > MAX_LEVELS or len(counts) > 1 or counts[0] not in (0, 4 * levels - 2):
+        listed = " and ".join(f"{count} {kind}" for kind, count in normalizations.items()) or "0 BatchNormalization"
         raise UserError(
-            f"{path} holds {kernels} layers with a kernel and {normalizations} BatchNormalization; a FlexUNet of n "
+            f"{path} holds {kernels} layers with a kernel and {listed}; a FlexUNet of n "
             f"levels (n up to {MAX_LEVELS}) has 5n - 2 and either none or 4n - 2"
         )
     settings: FlexUNetSettings = {
@@ -206,7 +217,7 @@ def _topological_kinds(kernels: int, normalizations: int, path: Path) -> list[st
         "dropout": 0.0,
         "dilation": 1,
         "activation": "relu",
-        "normalization": normalizations > 0,
+        "normalization": normalization_of(normalizations) if counts[0] else False,
         "input_normalize": False,
     }
     return [layer.kind for layer in keras_layers(blank_network(settings, path)) if layer.weights]

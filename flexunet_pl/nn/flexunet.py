@@ -25,6 +25,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 TRUNCATED_NORMAL_STD = 0.87962566103423978
 
 
+# What ``normalization`` can be beside a truth value, and the groups of channels it makes at most.
+GROUP_NORM = "group"
+MAX_GROUPS = 8
+
+
 class FlexUNetSettings(TypedDict):
     """What a FlexUNet was built with: the arguments of its constructor by name."""
 
@@ -36,7 +41,7 @@ class FlexUNetSettings(TypedDict):
     dropout: float
     dilation: int
     activation: str
-    normalization: bool
+    normalization: bool | str
     input_normalize: bool
 
 
@@ -59,7 +64,7 @@ class FlexUNet(nn.Module):
         dropout: float = 0.04,
         dilation: int = 1,
         activation: str = "relu",
-        normalization: bool = False,
+        normalization: bool | str = False,
         input_normalize: bool = False,
     ) -> None:
         """Build the layers and initialise them as Keras does.
@@ -73,7 +78,8 @@ class FlexUNet(nn.Module):
             dropout: Dropout rate, multiplied by the level: none at the top.
             dilation: Dilation of the top level; it shrinks by 1 a level down to 1.
             activation: One of relu, mish, gelu, silu, elu, leaky_relu.
-            normalization: Whether a BatchNorm follows each activation.
+            normalization: Whether a BatchNorm follows each activation; "group" for a GroupNorm of up to 8 groups, which
+                needs no statistics of other images and so suits images that differ in brightness or size.
             input_normalize: Whether the network divides its input by 255.
 
         Raises:
@@ -101,6 +107,8 @@ class FlexUNet(nn.Module):
             raise UserError(
                 f"activation={activation!r}; choose from {', '.join(ACTIVATIONS)}{suggestion(activation, ACTIVATIONS)}"
             )
+        if normalization not in (False, True, GROUP_NORM):
+            raise UserError(f"normalization={normalization!r}; choose from false, true (BatchNorm) and {GROUP_NORM}")
         filters = [base_filters * 2**level for level in range(num_layers)]
 
         def block(channels_in: int, level: int) -> "ConvBlock":
@@ -172,16 +180,18 @@ class ConvBlock(nn.Sequential):
         dilation: int,
         dropout: float,
         activation: str,
-        normalization: bool,
+        normalization: bool | str,
     ) -> None:
-        """Stack convolution, activation, BatchNorm if asked for, dropout (first half only), twice."""
+        """Stack convolution, activation, normalisation if asked for, dropout (first half only), twice."""
 
         def half(channels: int) -> list[nn.Module]:
             layers = [
                 nn.Conv2d(channels, channels_out, kernel, padding="same", dilation=dilation),
                 ACTIVATIONS[activation](),
             ]
-            if normalization:
+            if normalization == GROUP_NORM:
+                layers.append(nn.GroupNorm(math.gcd(MAX_GROUPS, channels_out), channels_out, eps=1e-3))
+            elif normalization:
                 # Keras counts momentum the other way round: its 0.99 is 0.01 here. Weight parity needs both numbers.
                 layers.append(nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01))
             return layers
