@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import yaml
-from quality import Result, runs_of, train
+from quality import Result, chosen, runs_of, train
 
 from flexunet_pl.data.balance import count_masks
 from flexunet_pl.data.layout import find_palette
@@ -98,17 +98,6 @@ def table(names: Sequence[str], recipes: Sequence[str], found: Mapping[tuple[str
         cells = [f"{found[recipe, name]:.3f}" if (recipe, name) in found else "" for name in names]
         rows.append([recipe, *cells, f"{statistics.fmean(mine):.3f}" if len(mine) == len(names) else ""])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def chosen(option: str, wanted: Sequence[str] | None, there: Sequence[str]) -> list[str]:
-    """Return ``wanted``, or all that is there.
-
-    Raises:
-        UserError: If something wanted is not there.
-    """
-    if unknown := set(wanted or []) - set(there):
-        raise UserError(f"{option} {min(unknown)}: choose from {', '.join(there)}")
-    return list(wanted or there)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -87,6 +87,17 @@ def prepared(plan: dict[str, Any], data: Path, out: Path) -> Path:
     return target
 
 
+def chosen(option: str, wanted: Sequence[str] | None, there: Sequence[str]) -> list[str]:
+    """Return ``wanted``, or all that is there.
+
+    Raises:
+        UserError: If something wanted is not there.
+    """
+    if unknown := set(wanted or []) - set(there):
+        raise UserError(f"{option} {min(unknown)}: choose from {', '.join(there)}")
+    return list(wanted or there)
+
+
 def train(run: Run, data: Path, folder: Path, split: str) -> Result:
     """Train and score a run in ``folder``, or go on with what is there.
 
@@ -191,9 +202,8 @@ def main(words: Sequence[str] | None = None) -> int:
         plan = yaml.safe_load(options.plan.read_text())
         runs = runs_of(plan, options.minutes)
         if options.only is not None:
-            if unknown := set(options.only) - {run.name for run in runs}:
-                raise UserError(f"--only {min(unknown)}: the plan has {', '.join(dict.fromkeys(r.name for r in runs))}")
-            runs = [run for run in runs if run.name in options.only]
+            wanted = chosen("--only", options.only, list(dict.fromkeys(run.name for run in runs)))
+            runs = [run for run in runs if run.name in wanted]
         data = prepared(plan, options.data, options.out)
         for run in runs:
             folder = folder_of(run, options.out)

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,8 +151,9 @@ def _read_weight(weight: StoredWeight, hdf5: Path, path: Path) -> Tensor:
 def _by_name(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
     """Give the layers of a .h5, which come in topological order, their classes."""
     normalizations = [layer for layer in found if "gamma" in layer.weights]
-    in_groups = normalizations and not any("moving_mean" in layer.weights for layer in normalizations)
-    counts = {"GroupNormalization" if in_groups else "BatchNormalization": len(normalizations)}
+    counts = Counter(
+        "BatchNormalization" if "moving_mean" in layer.weights else "GroupNormalization" for layer in normalizations
+    )
     layers = []
     for layer, kind in zip(found, _topological_kinds(len(found) - len(normalizations), counts, path), strict=True):
         if list(layer.weights) != list(WEIGHTS[kind]):
@@ -175,7 +176,7 @@ def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
         counts[kind] += 1
     kinds = _topological_kinds(
         counts["Conv2D"] + counts["Conv2DTranspose"],
-        {kind: counts[kind] for kind in NORMALIZATIONS if counts[kind]},
+        Counter({kind: counts[kind] for kind in NORMALIZATIONS if counts[kind]}),
         path,
     )
     used = dict.fromkeys(WEIGHTS, 0)
@@ -198,15 +199,15 @@ def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
     return layers
 
 
-def _topological_kinds(kernels: int, normalizations: Mapping[str, int], path: Path) -> list[str]:
+def _topological_kinds(kernels: int, normalizations: Counter[str], path: Path) -> list[str]:
     """Return the classes of a FlexUNet's layers with weights, in order, from their numbers."""
     levels = count_levels(kernels)
-    counts = list(normalizations.values()) or [0]
-    if levels is None or levels > MAX_LEVELS or len(counts) > 1 or counts[0] not in (0, 4 * levels - 2):
-        listed = " and ".join(f"{count} {kind}" for kind, count in normalizations.items()) or "0 BatchNormalization"
+    count = normalizations.total()
+    if levels is None or levels > MAX_LEVELS or len(normalizations) > 1 or count not in (0, 4 * levels - 2):
+        listed = " and ".join(f"{number} {kind}" for kind, number in normalizations.items())
         raise UserError(
-            f"{path} holds {kernels} layers with a kernel and {listed}; a FlexUNet of n "
-            f"levels (n up to {MAX_LEVELS}) has 5n - 2 and either none or 4n - 2"
+            f"{path} holds {kernels} layers with a kernel and {listed or 'no normalization'}; a FlexUNet of n levels "
+            f"(n up to {MAX_LEVELS}) has 5n - 2 and either none or 4n - 2 of one kind"
         )
     settings: FlexUNetSettings = {
         "num_classes": 2,
@@ -217,7 +218,7 @@ def _topological_kinds(kernels: int, normalizations: Mapping[str, int], path: Pa
         "dropout": 0.0,
         "dilation": 1,
         "activation": "relu",
-        "normalization": normalization_of(normalizations) if counts[0] else False,
+        "normalization": normalization_of(normalizations),
         "input_normalize": False,
     }
     return [layer.kind for layer in keras_layers(blank_network(settings, path)) if layer.weights]

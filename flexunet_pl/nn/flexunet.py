@@ -23,8 +23,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 # Standard deviation of a unit normal truncated at +-2: Keras' HeNormal divides by it to keep the asked-for variance.
 TRUNCATED_NORMAL_STD = 0.87962566103423978
-
-
 # What ``normalization`` can be beside a truth value, and the groups of channels it makes at most.
 GROUP_NORM = "group"
 MAX_GROUPS = 8
@@ -79,7 +77,7 @@ class FlexUNet(nn.Module):
             dilation: Dilation of the top level; it shrinks by 1 a level down to 1.
             activation: One of relu, mish, gelu, silu, elu, leaky_relu.
             normalization: Whether a BatchNorm follows each activation; "group" for a GroupNorm of up to 8 groups, which
-                needs no statistics of other images and so suits images that differ in brightness or size.
+                needs no statistics of other images and so suits images that differ in brightness.
             input_normalize: Whether the network divides its input by 255.
 
         Raises:

@@ -85,8 +85,7 @@ class SegmentationTask(lightning.LightningModule):
             dropout: Dropout rate, multiplied by the level. FlexUNet only; default 0.04.
             dilation: Dilation of the top level; it shrinks by 1 a level down to 1. FlexUNet only; default 1.
             activation: One of relu, mish, gelu, silu, elu, leaky_relu. FlexUNet only; default relu.
-            normalization: Whether a BatchNorm follows each activation; group for a GroupNorm. FlexUNet only; default
-                False.
+            normalization: true puts BatchNorm behind each activation, group GroupNorm. FlexUNet only; default False.
             input_normalize: Whether the network divides its input by 255. FlexUNet only; default False.
             encoder: Encoder of a network other than FlexUNet: a name of segmentation-models-pytorch, or tu- and a name
                 of timm. Default resnet34, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
