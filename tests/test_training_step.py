@@ -67,6 +67,24 @@ def test_weights_whose_channels_lie_together_take_the_steps_of_torch(order: torc
         assert other.shape == one.shape
 
 
+@pytest.mark.parametrize(("name", "kernel"), [("adam", "_fused_adam_"), ("adamw", "_fused_adamw_")])
+def test_the_fused_kernel_gets_nothing_that_it_would_copy(
+    name: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    fused = getattr(torch, kernel)
+
+    def spy(*lists: list[torch.Tensor], **options: object) -> object:
+        calls.append(all(tensor.is_contiguous() for tensors in lists[:4] for tensor in tensors))
+        return fused(*lists, **options)
+
+    monkeypatch.setattr(torch, kernel, spy)
+    network = two_convolutions().to(memory_format=torch.channels_last)
+    take_steps(network, build_optimizer(name, network, 0.01, 0.0), 1)
+    assert calls
+    assert all(calls)
+
+
 def test_clipping_in_one_pass_is_that_of_torch() -> None:
     ours, theirs = two_convolutions(), two_convolutions()
     for network in (ours, theirs):
