@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -209,3 +210,46 @@ def test_the_table_of_one_source_has_no_mean_over_classes_that_are_missing(monke
         "| one | 0.750 | 0.250 | 0.500 |",
         "| two |  | 0.500 |  |",
     ]
+
+
+def test_each_wrong_pixel_limits_its_class_in_one_way() -> None:
+    limits: Any = benchmark("limits")
+    truth = np.zeros((60, 60), np.uint8)
+    truth[5:25, 5:25] = 1  # found, but one row short
+    truth[35:55, 5:25] = 1  # its upper half is overlooked, in its lower half a square of the other class is seen
+    truth[58:, :] = 255
+    predicted = np.zeros_like(truth)
+    predicted[6:25, 5:25] = 1
+    predicted[45:55, 5:25] = 1
+    predicted[46:50, 12:18] = 2
+    predicted[10:14, 45:50] = 1  # nothing is there
+    predicted[58:, :] = 1  # ignored
+    counts = limits.count_errors(truth, predicted, 3)
+    # The overlooked part is 7 rows high beyond the 3 along the edge, and 14 wide.
+    assert dict(zip(limits.KINDS, counts[1, 1:].reshape(-1, 2).tolist(), strict=True)) == {
+        "edge": [20 + 10 * 20 - 7 * 14, 0],
+        "overlooked": [7 * 14, 0],
+        "mixed up": [24, 0],
+        "invented": [0, 20],
+    }
+    assert counts[1, 0] == (truth == 1).sum() - 20 - 200 - 24
+    assert counts[2].tolist() == [0, 0, 0, 0, 0, 0, 24, 0, 0]
+    right, wrong = int(counts[1, 0]), int(counts[1, 1:].sum())
+    assert limits.dice_without(counts[1], None) == pytest.approx(2 * right / (2 * right + wrong))
+    assert limits.dice_without(counts[1], "invented") == pytest.approx(2 * right / (2 * right + wrong - 20))
+    mended = 2 * (right + 24)
+    assert limits.dice_without(counts[1], "mixed up") == pytest.approx(mended / (mended + wrong - 24))
+
+
+def test_limits_are_told_of_a_model_on_a_data_set(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(tiny_data / "valid" / "masks"), "--data", str(tiny_data), "--out", str(tmp_path / "out")]
+    assert benchmark("limits").main(words) == 0
+    rows = (tmp_path / "out" / "limits.md").read_text().splitlines()[2:]
+    assert rows, "these tiles have defects"
+    assert all(row.split("| ")[2:] == ["1.000 "] * 4 + ["1.000 |"] for row in rows), "the truth has no limits"
+    assert (tmp_path / "out" / "limits.png").is_file()
+    assert capsys.readouterr().out.splitlines()[2:-1] == rows
+    assert benchmark("limits").main([str(tmp_path / "none"), *words[1:]]) == 2
+    assert "no such model" in capsys.readouterr().err
