@@ -4,7 +4,7 @@
 
 Each wrong pixel of a class is of one kind:
 
-- edge: at most ``REACH`` pixels from the contour of the class in the truth;
+- edge: among the ``REACH`` pixels on either side of the contour of the class in the truth;
 - overlooked: further inside, and background in the prediction;
 - mixed up: further from the edge, and one foreground class taken for another;
 - invented: further outside, on background.
