@@ -98,9 +98,14 @@ def main(words: Sequence[str] | None = None) -> int:
             assert pair.mask is not None  # noqa: S101  find_images_with_truth gives pairs with a mask only
             truth, _ = read_mask(pair.mask, palette, images.antialiased)
             total += count_errors(truth, model.look(pair).mask_index, len(palette))
-        there = {name: row for name, row in zip(palette.names[1:], total[1:], strict=True) if row.any()}
+        there = {
+            name: row
+            for name, row in zip(palette.names[1:], total[1:], strict=True)
+            if row[0] or row[1::2].any()  # in the truth; without it there is no Dice to raise
+        }
         costs = {
-            kind: {n: dice_without(row, kind) - dice_without(row, None) for n, row in there.items()} for kind in KINDS
+            kind: {n: round(dice_without(row, kind) - dice_without(row, None), 3) for n, row in there.items()}
+            for kind in KINDS
         }
         options.out.mkdir(parents=True, exist_ok=True)
         write_text(options.out / "limits.md", table(there))
