@@ -39,6 +39,7 @@ COMMANDS = {
     "export": Command("turn a checkpoint into a bundle that runs anywhere", "flexunet_pl.export.bundle:export"),
     "infer": Command("segment images with a bundle, without torch", "flexunet_pl.inference.onnx_infer:main", True),
     "report": Command("show on a page how good a model is, or compare two", "flexunet_pl.report.command:report", True),
+    "regions": Command("tell how small a defect may be", "flexunet_pl.report.smallest_region:regions"),
     "summary": Command("tell what a network is, and draw it", "flexunet_pl.summary.command:summary"),
     "migrate": Command("take over a TensorFlowFlexUNet project", "flexunet_pl.export.migrate:migrate"),
 }

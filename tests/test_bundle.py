@@ -91,6 +91,7 @@ def test_labels_and_metadata_tell_the_facts_of_the_checkpoint(whole_bundle: Path
         "sixteen_bit": None,
         "size_multiple": 4,
         "fixed_size": None,
+        "smallest_region": 0,
         "checkpoint_sha256": hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest(),
         "network": "flexunet",
     }

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from onnx_models import (
     scipy_tally,
 )
+from scipy import ndimage
 
 from flexunet_pl.inference import onnx_infer
 
@@ -39,6 +40,47 @@ def test_regions_are_those_of_scipy_however_the_mask_is_cut(
     bands = np.array_split(mask, min(parts, len(mask)))
     for found, expected in zip(onnx_infer.tally(bands), scipy_tally(mask), strict=True):
         np.testing.assert_array_equal(found[:255], expected[:255])
+
+
+def test_worked_small_regions() -> None:
+    # 1 and 2 touch at a corner: one region of 3 pixels, of two classes. The last two are one of 2 pixels.
+    mask = np.array([[1, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 0], [0, 0, 3, 3]], dtype=np.uint8)
+    assert onnx_infer.without_small_regions(mask, 0) is mask
+    np.testing.assert_array_equal(onnx_infer.without_small_regions(mask, 2), mask)
+    np.testing.assert_array_equal(onnx_infer.without_small_regions(mask, 3), [*mask[:3], [0] * 4])
+    assert not onnx_infer.without_small_regions(mask, 4).any()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 40),
+    width=st.integers(1, 30),
+    share=st.sampled_from([0.1, 0.3, 0.5]),
+    smallest=st.integers(0, 15),
+    cuts=st.sets(st.integers(1, 39)),
+)
+@settings(max_examples=150, deadline=None)
+def test_small_regions_are_those_of_scipy_however_the_mask_is_cut(
+    seed: int, height: int, width: int, share: float, smallest: int, cuts: set[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.where(rng.random((height, width)) < share, rng.integers(1, 4, (height, width)), 0).astype(np.uint8)
+    region_of, _ = ndimage.label(mask > 0, structure=np.ones((3, 3)))
+    expected = np.where(np.bincount(region_of.ravel())[region_of] < smallest, 0, mask)
+    found = onnx_infer.without_small_regions(mask, smallest)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+    bands = np.split(mask, sorted(cut for cut in cuts if cut < height))
+    in_bands = onnx_infer._without_small_regions(bands, smallest)
+    np.testing.assert_array_equal(np.concatenate(list(in_bands)), expected)
+
+
+def test_few_rows_are_remembered() -> None:
+    bands = [np.ones((4, 3), dtype=np.uint8)] * 20
+    lengths = [len(band) for band in onnx_infer._without_small_regions(bands, 10)]
+    assert sum(lengths) == 80
+    # After three bands the first rows have ten below them; from then on as many rows leave as come.
+    assert lengths == [2, *[4] * 17, 10]
 
 
 def spiral(side: int) -> UInt8Array:

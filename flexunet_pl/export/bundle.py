@@ -9,6 +9,7 @@ from typing import Any
 
 from flexunet_pl import __version__
 from flexunet_pl.data.samples import ReadingRules
+from flexunet_pl.data.sizing import checked_smallest_region
 from flexunet_pl.errors import UserError, suggestion
 from flexunet_pl.export.bundle_folder import CHECK, LABELS, bundle_folder, refuse_foreign_folder
 from flexunet_pl.export.calibration import Pictures, demo_images
@@ -46,6 +47,7 @@ def export(
     calibration: Path | None = None,
     force: bool = False,
     antialiased_masks: bool = False,
+    smallest_region: int | None = None,
 ) -> int:
     """Write a trained model as a folder that runs without this package, and without PyTorch.
 
@@ -62,6 +64,7 @@ def export(
             is what the exported models are tried on.
         force: Write model.int8.onnx even if its mean foreground Dice is more than 0.01 lower.
         antialiased_masks: Whether masks in the calibration folder have blended edges, as data.antialiased_masks says.
+        smallest_region: Pixels below which infer makes a defect background, in place of the checkpoint's.
 
     Returns:
         The exit code, 0.
@@ -78,6 +81,8 @@ def export(
         )
     refuse_foreign_folder(out)
     task = SegmentationTask.from_checkpoint(ckpt)
+    if smallest_region is not None:
+        task.hparams["smallest_region"] = checked_smallest_region(smallest_region, "--smallest_region ")
     network = task.network
     if len(asked) > ("onnx" in asked) and not isinstance(network, FlexUNet):
         raise UserError(
@@ -146,6 +151,7 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
         "sixteen_bit": settings["sixteen_bit"],
         "size_multiple": task.size_multiple,
         "fixed_size": None if takes_any_size else [task.sizing.height, task.sizing.width],
+        "smallest_region": settings["smallest_region"],
         "checkpoint_sha256": _sha256(ckpt),
         "network": settings["network"],
     }

@@ -79,6 +79,7 @@ class Labels(NamedTuple):
     sixteen_bit: str | None  # how 16-bit images become 8-bit: "full_range", "min_max", or None, which refuses them
     size_multiple: int  # tiles start at multiples of this, so that they are pooled like the whole image
     fixed_size: Size | None  # the only size the network takes, if there is such a limit
+    smallest_region: int  # defects of fewer pixels become background, in a mask at the image's own size
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> "Labels":
@@ -88,6 +89,7 @@ class Labels(NamedTuple):
             facts = json.loads(metadata[METADATA_KEY])
             if facts["format"] != METADATA_FORMAT:
                 raise ValueError(f"format {facts['format']} is not {METADATA_FORMAT}, which this program reads")
+            facts["smallest_region"] = int(facts.get("smallest_region", 0))  # older models have none
             facts["names"] = [str(entry["name"]) for entry in facts["classes"]]
             facts["colors"] = [tuple(entry["color"]) for entry in facts["classes"]]
             labels = cls._make(tuple(v) if isinstance(v := facts[name], list) else v for name in cls._fields)
@@ -257,27 +259,16 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
         rows = np.full_like(row_above, IGNORE_INDEX) if band is None else band
         pixels += np.bincount(rows.ravel(), minlength=256)
         mask = np.concatenate([row_above.reshape(-1, rows.shape[1]), rows])
-        # A run is a stretch of equal pixels in a row; run_of says in which run a pixel lies.
-        starts = np.ones(mask.shape, dtype=bool)
-        starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
-        first = np.flatnonzero(starts)
-        run_of = np.cumsum(starts.ravel()).reshape(mask.shape) - 1
+        first, run_of, upper, lower = _runs(mask)
         sizes = np.diff(first, append=mask.size)
-        # Runs touch straight below, where either starts, and diagonally, where one starts as the other has ended.
-        below = (mask[1:] == mask[:-1]) & (starts[1:] | starts[:-1])
-        corner = starts[1:, 1:] & starts[:-1, 1:]
-        falling = corner & (mask[1:, 1:] == mask[:-1, :-1])
-        rising = corner & (mask[1:, :-1] == mask[:-1, 1:])
-        upper = [run_of[:-1][below], run_of[:-1, :-1][falling], run_of[:-1, 1:][rising]]
-        lower = [run_of[1:][below], run_of[1:, 1:][falling], run_of[1:, :-1][rising]]
         if len(row_above):  # its runs are joined as they were above, and bring the sizes reached there
-            open_of_run = open_of_pixel[starts[0]]
+            open_of_run = open_of_pixel[first[: run_of[0, -1] + 1]]
             _, chosen, position = np.unique(open_of_run, return_index=True, return_inverse=True)
-            upper.append(np.arange(len(open_of_run)))
-            lower.append(chosen[position])
+            upper = np.concatenate([upper, np.arange(len(open_of_run))])
+            lower = np.concatenate([lower, chosen[position]])
             sizes[: len(open_of_run)] = 0
             sizes[chosen] = open_sizes
-        roots = _connected(len(first), np.concatenate(upper), np.concatenate(lower))
+        roots = _connected(len(first), upper, lower)
         sizes = np.bincount(roots, weights=sizes, minlength=len(first)).astype(np.int64)
         is_open = np.bincount(roots[run_of[-1]], minlength=len(first)) > 0
         closed = (roots == np.arange(len(first))) & ~is_open
@@ -287,6 +278,48 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
         row_above, open_sizes = mask[-1:].copy(), sizes[is_open]
         open_of_pixel = (np.cumsum(is_open) - 1)[roots[run_of[-1]]]
     return pixels, regions, largest
+
+
+def without_small_regions(mask: UInt8Array, smallest: int) -> UInt8Array:
+    """Return a mask uint8 (H, W) in which regions of fewer than ``smallest`` pixels are background (index 0).
+
+    A region is what hangs together (8-connected) of defects, of whatever classes.
+    """
+    if smallest < 2:
+        return mask
+    first, run_of, upper, lower = _runs((mask > 0).view(np.uint8))
+    roots = _connected(len(first), upper, lower)
+    sizes = np.bincount(roots, weights=np.diff(first, append=mask.size))
+    return np.where(sizes[roots][run_of] < smallest, np.uint8(0), mask)
+
+
+def _without_small_regions(bands: Iterable[UInt8Array], smallest: int) -> Iterator[UInt8Array]:
+    """Do the same to a mask given as bands of rows, of which only ``smallest`` rows to either side are remembered."""
+    held, above = np.zeros((0, 0), dtype=np.uint8), 0
+    for band in itertools.chain(bands, [None]):
+        held = held if band is None else np.concatenate([held.reshape(-1, band.shape[1]), band])
+        end = len(held) if band is None else len(held) - smallest  # a small region has fewer rows than that
+        if end > above:
+            yield without_small_regions(held, smallest)[above:end]
+            held, above = held[max(0, end - smallest) :], min(end, smallest)
+
+
+def _runs(mask: UInt8Array) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
+    """Split a mask (H, W) into runs, stretches of equal pixels in a row, and find those of equal pixels that touch.
+
+    Returns where in ``mask.ravel()`` each starts, which one a pixel lies in (H, W), and pairs upper[i], lower[i].
+    """
+    starts = np.ones(mask.shape, dtype=bool)
+    starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
+    run_of = np.cumsum(starts.ravel()).reshape(mask.shape) - 1
+    # Runs touch straight below, where either starts, and diagonally, where one starts as the other has ended.
+    below = (mask[1:] == mask[:-1]) & (starts[1:] | starts[:-1])
+    corner = starts[1:, 1:] & starts[:-1, 1:]
+    falling = corner & (mask[1:, 1:] == mask[:-1, :-1])
+    rising = corner & (mask[1:, :-1] == mask[:-1, 1:])
+    upper = np.concatenate([run_of[:-1][below], run_of[:-1, :-1][falling], run_of[:-1, 1:][rising]])
+    lower = np.concatenate([run_of[1:][below], run_of[1:, 1:][falling], run_of[1:, :-1][rising]])
+    return np.flatnonzero(starts), run_of, upper, lower
 
 
 def _connected(count: int, one: IndexArray, other: IndexArray) -> IndexArray:
@@ -396,11 +429,13 @@ class Model:
         if tiling is not None:
             blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run(tile)[0], tiling)
             probabilities = np.concatenate([block.copy() for block in blocks])
-            return Prediction(most_probable(probabilities), probabilities)
+            mask_index = without_small_regions(most_probable(probabilities), self.labels.smallest_region)
+            return Prediction(mask_index, probabilities)
         working, filled = working_image(pixels, self.labels)
         probabilities, mask_index = self.run(working[None])
         mask = Image.fromarray(mask_index[0, : filled[0], : filled[1]]).resize(size[::-1], Image.Resampling.NEAREST)
-        return Prediction(np.asarray(mask), probabilities[0, : filled[0], : filled[1]])
+        mask_index = without_small_regions(np.asarray(mask), self.labels.smallest_region)
+        return Prediction(mask_index, probabilities[0, : filled[0], : filled[1]])
 
 
 def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
@@ -434,11 +469,15 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
         pictures = (_eight_bit(path, band, labels.sixteen_bit, extremes) for band in _tiff_bands(page))
         bands = (_with_channels(Image.fromarray(picture), labels.channels) for picture in pictures)
 
-        def mask_tiles() -> Iterator[UInt8Array]:
-            waiting, done = np.zeros((0, width), dtype=np.uint8), 0
+        def masks() -> Iterator[UInt8Array]:
             for block in tiled_rows(bands, size, lambda tile: model.run(tile)[0], tiling):
                 np.maximum(highest, highest_probabilities(block), out=highest)
-                waiting, done = np.concatenate([waiting, most_probable(block)]), done + len(block)
+                yield most_probable(block)
+
+        def mask_tiles() -> Iterator[UInt8Array]:
+            waiting, done = np.zeros((0, width), dtype=np.uint8), 0
+            for rows in _without_small_regions(masks(), labels.smallest_region):
+                waiting, done = np.concatenate([waiting, rows]), done + len(rows)
                 if sys.stderr.isatty():
                     sys.stderr.write(f"\r\x1b[K{path}: {done} of {height} rows")
                 while len(waiting) >= MASK_TILE or (done == height and len(waiting)):
@@ -578,15 +617,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     parser.add_argument("--tile", type=int, help="segment at native size in tiles of this side, such as 512")
     parser.add_argument("--overlap", type=int, help=f"how far tiles overlap (default: {DEFAULT_OVERLAP})")
+    parser.add_argument("--smallest-region", type=int, help="smaller defects become background (default: the model's)")
     parser.add_argument("--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="most pixels to decode at once")
     pillow_limit = Image.MAX_IMAGE_PIXELS
     try:
         options = parser.parse_args(argv)
+        if (options.smallest_region or 0) < 0:
+            parser.error(f"--smallest-region {options.smallest_region} must be 0, which keeps all, or pixels")
         if options.overlap is not None and options.tile is None:
             parser.error(f"--overlap {options.overlap} needs --tile")
         Image.MAX_IMAGE_PIXELS = None  # --max-pixels stands in for it
         files = find_images(options.images)
         model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
+        if options.smallest_region is not None:
+            model.labels = model.labels._replace(smallest_region=options.smallest_region)
         tiling = None if options.tile is None else model.tiling(options.tile, options.overlap)
         return min(1, infer_files(model, files, options.out, options.extras, tiling, options.max_pixels))
     except InferenceError as error:

@@ -73,6 +73,9 @@ class Model(Protocol):
     facts: dict[str, Any]
     clock: "Clock"
 
+    def keep_small_regions(self) -> None:
+        """From now on look without the rule that makes small regions background."""
+
     def look(self, pair: Pair) -> Seen:
         """Segment the image of a pair.
 
@@ -94,12 +97,19 @@ class CheckpointModel:
         self.task = SegmentationTask.from_checkpoint(path).to(self.device)
         self.palette: Palette | None = self.task.palette
         self.rules = ReadingRules(self.task.hparams["in_channels"], self.task.hparams["sixteen_bit"])
-        self.facts = {"kind": "checkpoint", "path": str(path), "sha256": sha256_of(path)}
+        self.smallest_region: int = self.task.hparams["smallest_region"]
+        self.facts = _facts("checkpoint", path, self.smallest_region)
         self.clock = Clock()
+
+    def keep_small_regions(self) -> None:
+        """Look without the rule; see :class:`Model`."""
+        self.smallest_region = 0
 
     def look(self, pair: Pair) -> Seen:
         """Segment the image of a pair; see :class:`Model`."""
         import torch
+
+        from flexunet_pl.inference.onnx_infer import without_small_regions
 
         image = read_image(pair.image, self.rules)
         size = (image.shape[0], image.shape[1])
@@ -110,7 +120,8 @@ class CheckpointModel:
             mask = logits[0].sigmoid() > 0.5 if len(logits) == 1 else logits.argmax(0)
         height, width = self.task.sizing.content_size(*size)
         probabilities = scores[:, :height, :width].permute(1, 2, 0).cpu().numpy()
-        mask_index = self.task.sizing.restore_mask(mask.to(torch.uint8).cpu().numpy(), size)
+        native = self.task.sizing.restore_mask(mask.to(torch.uint8).cpu().numpy(), size)
+        mask_index = without_small_regions(native, self.smallest_region)
         return Seen(image, mask_index, _checked(probabilities, pair))
 
 
@@ -128,8 +139,12 @@ class ExportedModel:
         labels = self.model.labels
         self.palette: Palette | None = Palette(labels.names, labels.colors, labels.ignore)
         self.rules = ReadingRules(labels.channels, labels.sixteen_bit)
-        self.facts = {"kind": "exported model", "path": str(path), "sha256": sha256_of(path)}
+        self.facts = _facts("exported model", path, labels.smallest_region)
         self.clock = Clock()
+
+    def keep_small_regions(self) -> None:
+        """Look without the rule; see :class:`Model`."""
+        self.model.labels = self.model.labels._replace(smallest_region=0)
 
     def look(self, pair: Pair) -> Seen:
         """Segment the image of a pair; see :class:`Model`."""
@@ -159,6 +174,9 @@ class PredictedMasks:
         self.colors = self.palette
         self.facts = {"kind": "predicted masks", "path": str(path), "masks": len(self.files)}
         self.clock = Clock()
+
+    def keep_small_regions(self) -> None:
+        """Do nothing: these masks are as they are; see :class:`Model`."""
 
     def use(self, palette: Palette, pairs: list[Pair]) -> None:
         """Read masks with this palette unless the folder has its own; UserError if images lack a prediction."""
@@ -205,6 +223,10 @@ def open_model(path: Path) -> Model:
     if masks_in(path):
         return PredictedMasks(path)
     raise UserError(f"{path}: this folder holds no model; {WHAT_COUNTS}")
+
+
+def _facts(kind: str, path: Path, smallest_region: int) -> dict[str, Any]:
+    return {"kind": kind, "path": str(path), "sha256": sha256_of(path), "smallest_region": smallest_region}
 
 
 def masks_in(folder: Path) -> dict[str, Path]:

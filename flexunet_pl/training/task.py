@@ -17,8 +17,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from flexunet_pl import __version__
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.sizing import Sizing
+from flexunet_pl.data.sizing import Sizing, checked_smallest_region
 from flexunet_pl.errors import UserError
+from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.losses import build_loss
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
 from flexunet_pl.nn.networks import build_network, checked_num_classes
@@ -67,6 +68,7 @@ class SegmentationTask(lightning.LightningModule):
         plateau_factor: float = 0.4,
         plateau_patience: int = 4,
         batchnorm_momentum: float | None = None,
+        smallest_region: int = 0,
     ) -> None:
         """Build the network, the loss and the scores.
 
@@ -103,6 +105,8 @@ class SegmentationTask(lightning.LightningModule):
             plateau_factor: What plateau multiplies the rate with.
             plateau_patience: Epochs without a lower validation loss until plateau does so.
             batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
+            smallest_region: Pixels that defects which hang together must have at an image's own size; smaller ones are
+                made background by test, predict, infer and report, not in training and validation.
 
         Raises:
             UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
@@ -110,6 +114,7 @@ class SegmentationTask(lightning.LightningModule):
         super().__init__()
         self.palette = Palette.from_mapping(palette)
         num_classes = checked_num_classes(num_classes, len(self.palette))
+        checked_smallest_region(smallest_region, "model.smallest_region=")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
         given = {
@@ -241,7 +246,8 @@ class SegmentationTask(lightning.LightningModule):
 
     def _native_masks(self, logits: Tensor, batch: Batch) -> list[npt.NDArray[np.uint8]]:
         masks = mask_from_logits(logits).to(torch.uint8).cpu().numpy()
-        return [self.sizing.restore_mask(mask, size) for mask, size in zip(masks, batch["size"], strict=True)]
+        native = [self.sizing.restore_mask(mask, size) for mask, size in zip(masks, batch["size"], strict=True)]
+        return [without_small_regions(mask, self.hparams["smallest_region"]) for mask in native]
 
     def on_train_epoch_end(self) -> None:
         """Log the training scores, and lower the learning rate on a plateau.

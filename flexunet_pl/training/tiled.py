@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from flexunet_pl.errors import UserError
-from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows
+from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows, without_small_regions
 from flexunet_pl.training.task import Batch, SegmentationTask
 
 
@@ -27,7 +27,8 @@ class TiledTask(SegmentationTask):
     def _mask_in_tiles(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
         pixels = image.permute(1, 2, 0).cpu().numpy()
         blocks = tiled_rows(iter([pixels]), pixels.shape[:2], self._probabilities, self.tiling)
-        return np.concatenate([most_probable(block) for block in blocks])
+        mask = np.concatenate([most_probable(block) for block in blocks])
+        return without_small_regions(mask, self.hparams["smallest_region"])
 
     def _probabilities(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Map a tile uint8 (1, h, w, C) to probabilities float32 (1, h, w, K)."""
