@@ -84,11 +84,14 @@ def export(
     if smallest_region is not None:
         task.hparams["smallest_region"] = checked_smallest_region(smallest_region, "--smallest_region ")
     network = task.network
-    if len(asked) > ("onnx" in asked) and not isinstance(network, FlexUNet):
+    has_keras = len(asked) > ("onnx" in asked)
+    if has_keras and not isinstance(network, FlexUNet):
         raise UserError(
             f"--formats={formats}: {ckpt} is a {task.hparams['network']!r}, and only FlexUNet has Keras files; "
             "use --formats onnx"
         )
+    if has_keras and task.hparams["mirror"]:
+        logger.warning("Keras files are the network alone: they do not look at mirror images (model.mirror)")
     pictures = None
     if calibration is not None:
         rules = ReadingRules(task.hparams["in_channels"], task.hparams["sixteen_bit"], antialiased_masks)
@@ -98,10 +101,10 @@ def export(
     with bundle_folder(out) as folder:
         if "onnx" in asked:
             logger.info("writing %s", MODEL)
-            export_onnx(network, facts, folder / MODEL)
+            export_onnx(task.predictor, facts, folder / MODEL)
             tolerance = TOLERANCE if isinstance(network, FlexUNet) else ZOO_TOLERANCE
             report[MODEL] = verify_onnx(
-                network, folder / MODEL, facts, _verification_images(facts, pictures), tolerance
+                task.predictor, folder / MODEL, facts, _verification_images(facts, pictures), tolerance
             )
             write_bytes(folder / "infer.py", Path(onnx_infer.__file__).read_bytes())
         if int8 and pictures is not None:

@@ -194,7 +194,7 @@ def predict_working_size(task: SegmentationTask, image: torch.Tensor) -> Any:
     """Return class indices uint8 (H, W) of an image uint8 (C, H, W) at the working size; the mode is kept."""
     was_training = task.network.training
     task.network.eval()
-    logits = task.network(image[None].to(task.device))
+    logits = task.predictor(image[None].to(task.device))
     task.network.train(was_training)
     return mask_from_logits(logits)[0].to(torch.uint8).cpu().numpy()
 

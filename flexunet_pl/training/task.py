@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -22,6 +22,7 @@ from flexunet_pl.errors import UserError
 from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.losses import build_loss
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
+from flexunet_pl.nn.mirror import Mirrored
 from flexunet_pl.nn.networks import build_network, checked_num_classes
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
@@ -69,6 +70,7 @@ class SegmentationTask(lightning.LightningModule):
         plateau_patience: int = 4,
         batchnorm_momentum: float | None = None,
         smallest_region: int = 0,
+        mirror: bool = False,
     ) -> None:
         """Build the network, the loss and the scores.
 
@@ -107,6 +109,7 @@ class SegmentationTask(lightning.LightningModule):
             batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
             smallest_region: Pixels that defects which hang together must have at an image's own size; smaller ones are
                 made background by test, predict, infer and report, not in training and validation.
+            mirror: Whether to predict with the mean of the logits of an image and its mirror image: twice the work.
 
         Raises:
             UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
@@ -135,8 +138,9 @@ class SegmentationTask(lightning.LightningModule):
         self.network.to(memory_format=torch.channels_last)
         self.size_multiple = self.network.size_multiple
         schedules.check_schedule(schedule, warmup_steps, plateau_factor, plateau_patience)
-        # Fails here and not when training begins.
-        optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)
+        optim.build_optimizer(
+            optimizer, self.network, learning_rate, weight_decay
+        )  # fails now, not when training begins
         if loss is None:
             loss = {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}
         if isinstance(class_weights, str):
@@ -199,8 +203,13 @@ class SegmentationTask(lightning.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W)."""
-        logits: Tensor = self.network(image.contiguous(memory_format=torch.channels_last))
-        return logits
+        network = self.network if self.training else self.predictor
+        return torch.as_tensor(network(image.contiguous(memory_format=torch.channels_last)))
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network as it is used to predict, which ``mirror`` changes."""
+        return Mirrored(self.network) if self.hparams["mirror"] else self.network
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
