@@ -138,9 +138,7 @@ class SegmentationTask(lightning.LightningModule):
         self.network.to(memory_format=torch.channels_last)
         self.size_multiple = self.network.size_multiple
         schedules.check_schedule(schedule, warmup_steps, plateau_factor, plateau_patience)
-        optim.build_optimizer(
-            optimizer, self.network, learning_rate, weight_decay
-        )  # fails now, not when training begins
+        optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)  # here, not when training begins
         if loss is None:
             loss = {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}
         if isinstance(class_weights, str):
