@@ -26,8 +26,7 @@ from flexunet_pl.data.palette import IGNORE_INDEX, UInt8Array
 from flexunet_pl.errors import UserError, print_user_error
 from flexunet_pl.files import write_text
 from flexunet_pl.pictures import bar_chart, contour, save_picture
-from flexunet_pl.report.images import find_images_with_truth, palette_of_truth
-from flexunet_pl.report.models import PredictedMasks, open_model
+from flexunet_pl.report.evaluate import open_with_truth
 
 REACH = 3
 KINDS = ("edge", "overlooked", "mixed up", "invented")
@@ -88,11 +87,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the table and the picture")
     options = parser.parse_args(words)
     try:
-        model = open_model(options.model)
-        images = find_images_with_truth(options.data, options.split, None, None, True)
-        palette = palette_of_truth(None, images, [model.palette])
-        if isinstance(model, PredictedMasks):
-            model.use(palette, list(images.pairs))
+        model, images, palette = open_with_truth(options.model, options.data, options.split, True)
         total = np.zeros((len(palette), 1 + 2 * len(KINDS)), np.int64)
         for pair in images.pairs:
             assert pair.mask is not None  # noqa: S101  find_images_with_truth gives pairs with a mask only

@@ -24,6 +24,7 @@ from flexunet_pl.training.precision import Trainer
 from flexunet_pl.training.quiet import quieten_lightning
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled import task_for
+from flexunet_pl.training.training_size import check_training_size
 
 # What the task has to know of the data: task parameter -> key under "data" that it comes from.
 SHARED = {
@@ -228,7 +229,7 @@ class TrainerCLI(LightningCLI):
             config.model.class_weights = class_weights(config.model.class_weights, counts)
         self.model = task_for(tile, overlap, shared | config.model.as_dict())
         if self.subcommand in ("fit", "tune"):
-            self.model.check_training_size(self.datamodule)
+            check_training_size(self.datamodule, self.model.hparams, self.model.size_multiple)
         writers: list[lightning.Callback] = []
         if self.subcommand != "tune":
             writers += [callbacks.ScoreWriter(), DataWait(), Speed()]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from flexunet_pl.cli import main
@@ -88,6 +89,14 @@ def tiny_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def tiny_checkpoint(tiny_run: Path) -> Path:
     """Return the last checkpoint of the tiny run."""
     return tiny_run / "checkpoints" / "last.ckpt"
+
+
+def with_settings(checkpoint: Path, folder: Path, **settings: object) -> Path:
+    """Return a copy of a checkpoint as if it had been trained with these settings."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] |= settings
+    torch.save(content, folder / "changed.ckpt")
+    return folder / "changed.ckpt"
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

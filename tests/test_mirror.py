@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import with_settings
 from onnx_models import noise
 from PIL import Image
 from torch import nn
@@ -13,7 +14,9 @@ from torch import nn
 from flexunet_pl.cli import main
 from flexunet_pl.data.synthetic import TILE_PALETTE
 from flexunet_pl.inference.onnx_infer import Model
+from flexunet_pl.nn.metrics import mask_from_logits
 from flexunet_pl.nn.mirror import Mirrored
+from flexunet_pl.training.callbacks import predict_working_size
 from flexunet_pl.training.task import SegmentationTask
 
 
@@ -48,16 +51,14 @@ def test_a_task_learns_from_images_and_predicts_with_their_mirror_images(num_cla
     torch.testing.assert_close(found, expected)
     assert (found - plain).abs().max() > 1e-3 * plain.abs().max()
     torch.testing.assert_close(task(image.flip(-1)), found.flip(-1))
+    # So do the pictures of an epoch, taken in the midst of training.
+    np.testing.assert_array_equal(predict_working_size(task.train(), image[0]), mask_from_logits(found)[0])
     assert task.state_dict().keys() == SegmentationTask(classes, **settings).state_dict().keys()
 
 
 @pytest.fixture(scope="module")
 def mirrored_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    content = torch.load(tiny_checkpoint, weights_only=True)
-    content["hyper_parameters"]["mirror"] = True
-    path = tmp_path_factory.mktemp("mirrored") / "mirrored.ckpt"
-    torch.save(content, path)
-    return path
+    return with_settings(tiny_checkpoint, tmp_path_factory.mktemp("mirrored"), mirror=True)
 
 
 def test_the_exported_model_looks_at_mirror_images_too(

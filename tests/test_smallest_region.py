@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-import torch
-from conftest import ROOT
+from conftest import ROOT, with_settings
 from onnx_models import RED, labels, noise, write_model
 from PIL import Image
 from report_data import write_case, write_cases
 
 from flexunet_pl.cli import main
+from flexunet_pl.export.bundle import facts_of
 from flexunet_pl.inference.onnx_infer import InferenceError, Model, without_small_regions
-from flexunet_pl.report.smallest_region import SIZES, count_pixels, cross_validated, mean_foreground_dice
+from flexunet_pl.report.smallest_region import SIZES, count_pixels, cross_validated
+from flexunet_pl.training.task import SegmentationTask
 
 UInt8Array = npt.NDArray[np.uint8]
 SMALLEST = 6
@@ -29,17 +30,16 @@ def masks_of(folder: Path) -> dict[str, UInt8Array]:
 @pytest.fixture(scope="module")
 def ruled_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the tiny checkpoint as if it had been trained with ``model.smallest_region``."""
-    content = torch.load(tiny_checkpoint, weights_only=True)
-    content["hyper_parameters"]["smallest_region"] = SMALLEST
-    path = tmp_path_factory.mktemp("ruled") / "ruled.ckpt"
-    torch.save(content, path)
-    return path
+    return with_settings(tiny_checkpoint, tmp_path_factory.mktemp("ruled"), smallest_region=SMALLEST)
 
 
 @pytest.fixture(scope="module")
-def ruled_bundle(ruled_checkpoint: Path) -> Path:
-    assert main(["export", str(ruled_checkpoint), str(ruled_checkpoint.parent / "bundle")]) == 0
-    return ruled_checkpoint.parent / "bundle"
+def ruled_bundle(tiny_checkpoint: Path, ruled_checkpoint: Path) -> Path:
+    """Return a bundle that was given the size when it was exported, as the checkpoint could have had it."""
+    assert facts_of(SegmentationTask.from_checkpoint(ruled_checkpoint), ruled_checkpoint)["smallest_region"] == SMALLEST
+    out = ruled_checkpoint.parent / "bundle"
+    assert main(["export", str(tiny_checkpoint), str(out), "--smallest_region", str(SMALLEST)]) == 0
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_models_of_before_keep_all_and_a_faulty_size_is_refused(
             ["infer", str(bare), str(tmp_path / "a.png"), "--out", str(tmp_path), "--smallest-region", "-1"],
             "-region -1 ",
         ),
-        (["export", str(tiny_checkpoint), str(tmp_path / "new"), "--smallest_region", "-1"], "--smallest_region -1 "),
+        (["export", str(tiny_checkpoint), str(tmp_path / "new"), "--smallest_region", "-1"], "smallest_region=-1 "),
         (["fit", "--config", str(ROOT / "configs" / "demo.yaml"), "--model.smallest_region=-1"], "smallest_region=-1 "),
     ):
         assert main(words) == 2
@@ -146,8 +146,6 @@ def test_the_choice_is_judged_on_groups_that_did_not_make_it() -> None:
     # change the choice of the others. Alone it would choose 0, and so would anybody who had only it.
     helped, hurt = [(8, 10, 14), (8, 10, 10)], [(4, 4, 4), (0, 4, 0)]
     counts = counts_of(helped, helped, hurt)
-    means = mean_foreground_dice(counts.sum(axis=0))
-    assert means[:2] == pytest.approx([2 * 20 / (24 + 32), 2 * 16 / (24 + 20)])
     # Left out, each helped group is judged at 10 if one helped and the hurt group choose 10: 2*8/24 < 2*12/32.
     assert cross_validated(counts) == pytest.approx(2 * (8 + 8 + 0) / (24 + 14 + 14 + 0))
     # With one more helped group all others choose 10 for every group.
@@ -207,6 +205,16 @@ def test_regions_says_when_no_size_helps(
     model = str(write_model(tmp_path / "model.onnx"))
     assert main(["regions", model, str(tmp_path / "data")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+def test_regions_looks_behind_the_rule_of_a_checkpoint(
+    tiny_checkpoint: Path, ruled_checkpoint: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for checkpoint in (tiny_checkpoint, ruled_checkpoint):
+        assert main(["regions", str(checkpoint), str(tiny_data)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
 
 
 def test_regions_reads_folders_of_predicted_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,13 +70,6 @@ class Sizing:
         return np.pad(array, missing, **how)  # type: ignore[call-overload,no-any-return]  # numpy types each mode alone
 
 
-def checked_smallest_region(pixels: int, key: str) -> int:
-    """Return ``pixels``, below which a defect is made background; UserError with ``key`` if it is negative."""
-    if pixels < 0:
-        raise UserError(f"{key}{pixels} must be 0, which keeps all, or a number of pixels")
-    return pixels
-
-
 def resize_bilinear(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     """Resize an image uint8 (H, W, C) to ``size`` (height, width) as Pillow does."""
     height, width = size

@@ -9,7 +9,6 @@ from typing import Any
 
 from flexunet_pl import __version__
 from flexunet_pl.data.samples import ReadingRules
-from flexunet_pl.data.sizing import checked_smallest_region
 from flexunet_pl.errors import UserError, suggestion
 from flexunet_pl.export.bundle_folder import CHECK, LABELS, bundle_folder, refuse_foreign_folder
 from flexunet_pl.export.calibration import Pictures, demo_images
@@ -80,9 +79,8 @@ def export(
             else f"--int8 needs onnx among --formats={formats}; add it"
         )
     refuse_foreign_folder(out)
-    task = SegmentationTask.from_checkpoint(ckpt)
-    if smallest_region is not None:
-        task.hparams["smallest_region"] = checked_smallest_region(smallest_region, "--smallest_region ")
+    changes = {} if smallest_region is None else {"smallest_region": smallest_region}
+    task = SegmentationTask.from_checkpoint(ckpt, **changes)
     network = task.network
     has_keras = len(asked) > ("onnx" in asked)
     if has_keras and not isinstance(network, FlexUNet):

@@ -21,6 +21,7 @@ from flexunet_pl.export.original_project import Project
 from flexunet_pl.files import atomic_path, write_text
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.task import SegmentationTask
+from flexunet_pl.training.training_size import check_training_size
 
 logger = logging.getLogger(__name__)
 HEADER = "# Migrated from"
@@ -85,7 +86,7 @@ def _checked_task(recipe: dict[str, Any], *, with_weights: bool) -> Segmentation
     # Weights that are replaced at once need no memory and no random numbers; torch's meta device has neither.
     with torch.device("meta"):
         task = SegmentationTask(palette=module.palette.to_mapping(), **known, **model)
-    task.check_training_size(module)
+    check_training_size(module, task.hparams, task.size_multiple)
     if with_weights:
         task.to_empty(device="cpu")
     return task

@@ -261,15 +261,15 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
         mask = np.concatenate([row_above.reshape(-1, rows.shape[1]), rows])
         first, run_of, upper, lower = _runs(mask)
         sizes = np.diff(first, append=mask.size)
-        if len(row_above):  # its runs are joined as they were above, and bring the sizes reached there
-            open_of_run = open_of_pixel[first[: run_of[0, -1] + 1]]
-            _, chosen, position = np.unique(open_of_run, return_index=True, return_inverse=True)
-            upper = np.concatenate([upper, np.arange(len(open_of_run))])
-            lower = np.concatenate([lower, chosen[position]])
-            sizes[: len(open_of_run)] = 0
-            sizes[chosen] = open_sizes
-        roots = _connected(len(first), upper, lower)
-        sizes = np.bincount(roots, weights=sizes, minlength=len(first)).astype(np.int64)
+        if len(row_above):  # its runs touch the regions they belonged to above, which bring the sizes reached there
+            top = np.arange(run_of[0, -1] + 1)
+            upper, lower = np.append(upper, top), np.append(lower, len(first) + open_of_pixel[first[top]])
+            sizes[top] = 0
+        roots = _connected(
+            len(first) + len(open_sizes), upper, lower
+        )  # the smallest node of each, so never an open one
+        sizes = np.bincount(roots, np.append(sizes, open_sizes), len(first)).astype(np.int64)
+        roots = roots[: len(first)]
         is_open = np.bincount(roots[run_of[-1]], minlength=len(first)) > 0
         closed = (roots == np.arange(len(first))) & ~is_open
         classes = mask.ravel()[first[closed]]
@@ -281,10 +281,7 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
 
 
 def without_small_regions(mask: UInt8Array, smallest: int) -> UInt8Array:
-    """Return a mask uint8 (H, W) in which regions of fewer than ``smallest`` pixels are background (index 0).
-
-    A region is what hangs together (8-connected) of defects, of whatever classes.
-    """
+    """Make regions of defects (8-connected, of any classes) below ``smallest`` pixels background in a mask (H, W)."""
     if smallest < 2:
         return mask
     first, run_of, upper, lower = _runs((mask > 0).view(np.uint8))
@@ -347,8 +344,7 @@ def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Seque
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    # Idle threads that spin take the cores from decoding and writing; docs/inference.md has the figures.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # docs/inference.md has the figures
     session = onnxruntime.InferenceSession(path, options, providers=chosen or ["CPUExecutionProvider"])
     if lost := set(chosen) - set(session.get_providers()):
         raise InferenceError(f"--providers {', '.join(lost)}: onnxruntime cannot start it; check its libraries")
@@ -429,13 +425,13 @@ class Model:
         if tiling is not None:
             blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run(tile)[0], tiling)
             probabilities = np.concatenate([block.copy() for block in blocks])
-            mask_index = without_small_regions(most_probable(probabilities), self.labels.smallest_region)
-            return Prediction(mask_index, probabilities)
-        working, filled = working_image(pixels, self.labels)
-        probabilities, mask_index = self.run(working[None])
-        mask = Image.fromarray(mask_index[0, : filled[0], : filled[1]]).resize(size[::-1], Image.Resampling.NEAREST)
-        mask_index = without_small_regions(np.asarray(mask), self.labels.smallest_region)
-        return Prediction(mask_index, probabilities[0, : filled[0], : filled[1]])
+            mask_index = most_probable(probabilities)
+        else:
+            working, filled = working_image(pixels, self.labels)
+            probabilities, masks = self.run(working[None])
+            probabilities, seen = probabilities[0, : filled[0], : filled[1]], masks[0, : filled[0], : filled[1]]
+            mask_index = np.asarray(Image.fromarray(seen).resize(size[::-1], Image.Resampling.NEAREST))
+        return Prediction(without_small_regions(mask_index, self.labels.smallest_region), probabilities)
 
 
 def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:

@@ -11,9 +11,9 @@ from typing import TypeVar
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.samples import Pair
-from flexunet_pl.report.images import ImageSet
+from flexunet_pl.report.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
 from flexunet_pl.report.measure import Measured, measure
-from flexunet_pl.report.models import Model
+from flexunet_pl.report.models import Model, PredictedMasks, open_model
 from flexunet_pl.report.panels import FOLDER, write_panel
 from flexunet_pl.report.totals import Totals
 
@@ -38,6 +38,21 @@ class Judged:
     totals: list[Totals]
     panels: list[str]
     row_pictures: list[bytes]
+
+
+def open_with_truth(path: Path, data: Path, split: str, antialiased: bool) -> tuple[Model, ImageSet, Palette]:
+    """Return the model that a path stands for, the images of a split, whose truth is sound, and its palette.
+
+    Raises:
+        UserError: If one of them cannot be used.
+    """
+    model = open_model(path)
+    images = find_images_with_truth(data, split, None, None, antialiased)
+    palette = palette_of_truth(None, images, [model.palette])
+    check_truth(images, palette)
+    if isinstance(model, PredictedMasks):
+        model.use(palette, list(images.pairs))
+    return model, images, palette
 
 
 def judge(models: Sequence[tuple[str, Model]], images: ImageSet, palette: Palette, out: Path) -> Judged:

@@ -7,16 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from flexunet_pl.data.masks import read_mask
-from flexunet_pl.data.palette import IGNORE_INDEX, UInt8Array
+from flexunet_pl.data.palette import UInt8Array
 from flexunet_pl.data.sources import source_of
 from flexunet_pl.inference.onnx_infer import without_small_regions
-from flexunet_pl.report.images import check_truth, find_images_with_truth, palette_of_truth
-from flexunet_pl.report.models import PredictedMasks, open_model
+from flexunet_pl.nn.score_table import confusion_matrix
+from flexunet_pl.report.bootstrap import Draws, draw_scores
+from flexunet_pl.report.evaluate import open_with_truth
 
 SIZES = (0, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 
 def regions(model: Path, data: Path, split: str = "valid", antialiased_masks: bool = False) -> int:
@@ -34,12 +34,7 @@ def regions(model: Path, data: Path, split: str = "valid", antialiased_masks: bo
     Raises:
         UserError: For a mistake the user can mend.
     """
-    judged = open_model(model)
-    images = find_images_with_truth(data, split, None, None, antialiased_masks)
-    palette = palette_of_truth(None, images, [judged.palette])
-    check_truth(images, palette)
-    if isinstance(judged, PredictedMasks):
-        judged.use(palette, list(images.pairs))
+    judged, images, palette = open_with_truth(model, data, split, antialiased_masks)
     judged.keep_small_regions()
     names = images.groups or [source_of(pair.name) for pair in images.pairs]
     groups = list(dict.fromkeys(names))
@@ -58,26 +53,10 @@ def count_pixels(truth: UInt8Array, predicted: UInt8Array, num_classes: int) -> 
     Returns:
         int64 (len(SIZES), num_classes, 3): the pixels of each class that are hit, true and predicted.
     """
-    counted = truth != IGNORE_INDEX
-    counts = np.zeros((len(SIZES), num_classes, 3), np.int64)
-    for place, smallest in enumerate(SIZES):
-        kept = without_small_regions(predicted, smallest)
-        for column, chosen in enumerate((counted & (kept == truth), counted)):
-            counts[place, :, column] = np.bincount(truth[chosen], minlength=num_classes)
-        counts[place, :, 2] = np.bincount(kept[counted], minlength=num_classes)
-    return counts
-
-
-def dice_of(counts: IntArray) -> FloatArray:
-    """Map counts (..., K, 3) to the Dice of each class (..., K), 0 where it does not occur."""
-    hit, true, predicted = np.moveaxis(counts, -1, 0)
-    return np.asarray(np.where(true > 0, 2 * hit / np.maximum(true + predicted, 1), 0))
-
-
-def mean_foreground_dice(counts: IntArray) -> FloatArray:
-    """Map counts (..., K, 3) to the mean Dice (...) of the foreground classes that occur, 0 where none does."""
-    occurring = (counts[..., 1:, 1] > 0).sum(axis=-1)
-    return np.asarray(dice_of(counts)[..., 1:].sum(axis=-1) / np.maximum(occurring, 1))
+    confusions = [confusion_matrix(truth, without_small_regions(predicted, size), num_classes) for size in SIZES]
+    return np.array([[matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)] for matrix in confusions]).swapaxes(
+        1, 2
+    )
 
 
 def cross_validated(counts: IntArray) -> float:
@@ -88,19 +67,27 @@ def cross_validated(counts: IntArray) -> float:
     Args:
         counts: int64 (groups, len(SIZES), K, 3).
     """
-    chosen = mean_foreground_dice(counts.sum(axis=0) - counts).argmax(axis=1)
-    return float(mean_foreground_dice(counts[np.arange(len(counts)), chosen].sum(axis=0)))
+    places = np.arange(len(counts))
+    all_but_one = 1 - np.eye(len(counts), dtype=np.int64)
+    of_others = np.stack([draw_scores(one, places, all_but_one).mean_dice for one in counts.swapaxes(0, 1)])
+    chosen = np.nan_to_num(of_others).argmax(axis=0)
+    return float(_in_all(counts[places, chosen]).mean_dice[0])
+
+
+def _in_all(counts: IntArray) -> Draws:
+    """Score all groups together, from their counts (groups, K, 3)."""
+    return draw_scores(counts, np.arange(len(counts)), np.ones((1, len(counts)), np.int64))
 
 
 def _told(counts: IntArray, names: Sequence[str]) -> list[str]:
-    total = counts.sum(axis=0)
-    means, dice = mean_foreground_dice(total), dice_of(total)
-    best = int(means.argmax())
-    occurring = [index for index in range(1, len(names)) if total[0, index, 1]]
+    scores = [_in_all(one) for one in counts.swapaxes(0, 1)]
+    means = [float(np.nan_to_num(one.mean_dice[0])) for one in scores]
+    best = int(np.argmax(means))
+    occurring = [index for index in range(1, len(names)) if not np.isnan(scores[0].dice[0, index])]
     header = ["smallest_region", "mean foreground Dice", *(names[index] for index in occurring)]
     rows = [
-        [str(size), f"{mean:.4f}", *(f"{one[index]:.3f}" for index in occurring)]
-        for size, mean, one in zip(SIZES, means, dice, strict=True)
+        [str(size), f"{mean:.4f}", *(f"{one.dice[0, index]:.3f}" for index in occurring)]
+        for size, mean, one in zip(SIZES, means, scores, strict=True)
     ]
     lines = [
         "  ".join(cell.rjust(len(title)) for cell, title in zip(row, header, strict=True)) for row in [header, *rows]

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from flexunet_pl import __version__
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.sizing import Sizing, checked_smallest_region
+from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.errors import UserError
 from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.losses import build_loss
@@ -26,6 +26,7 @@ from flexunet_pl.nn.mirror import Mirrored
 from flexunet_pl.nn.networks import build_network, checked_num_classes
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
+from flexunet_pl.training.training_size import check_training_size
 
 Stage = Literal["train", "val", "test"]
 Batch = dict[str, Any]
@@ -117,7 +118,10 @@ class SegmentationTask(lightning.LightningModule):
         super().__init__()
         self.palette = Palette.from_mapping(palette)
         num_classes = checked_num_classes(num_classes, len(self.palette))
-        checked_smallest_region(smallest_region, "model.smallest_region=")
+        if smallest_region < 0:
+            raise UserError(
+                f"model.smallest_region={smallest_region} must be 0, which keeps all, or a number of pixels"
+            )
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
         given = {
@@ -159,16 +163,16 @@ class SegmentationTask(lightning.LightningModule):
         )
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> "SegmentationTask":
+    def from_checkpoint(cls, path: Path, **changes: Any) -> "SegmentationTask":
         """Return the task of a checkpoint in evaluation mode, on the CPU; no code in the file is run.
 
-        Raises:
-            UserError: If the file is no usable checkpoint.
+        ``changes`` are settings in place of the checkpoint's. UserError if the file is no usable checkpoint.
         """
         content = read_checkpoint(path)
         known = inspect.signature(cls).parameters.keys()
         try:
-            task = cls(**{key: value for key, value in content["hyper_parameters"].items() if key in known})
+            given = content["hyper_parameters"] | changes
+            task = cls(**{key: value for key, value in given.items() if key in known})
             task.load_state_dict(content["state_dict"])
         except (TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -176,28 +180,10 @@ class SegmentationTask(lightning.LightningModule):
         return task.eval()
 
     def setup(self, stage: str) -> None:
-        """Check before training that the size of the images fits the network, as :meth:`check_training_size` does."""
+        """Check before training that the size of the images fits the network."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(datamodule, SegmentationDataModule):
-            self.check_training_size(datamodule)
-
-    def check_training_size(self, datamodule: SegmentationDataModule) -> None:
-        """Check that the size of training images is a multiple of what the network halves it by.
-
-        Raises:
-            UserError: If it is not; the message names the next size.
-        """
-        size, step = datamodule.training_size, self.size_multiple
-        if size is None or all(side % step == 0 for side in size):
-            return
-        key = "image_size" if datamodule.crop_size is None else "crop_size"
-        fitting = [-(-side // step) * step for side in size]
-        sides, repaired = (sizes[0] if sizes[0] == sizes[1] else list(sizes) for sizes in (size, fitting))
-        name, levels = self.hparams["network"], self.hparams["num_layers"]
-        which = f"network={name}" if levels is None else f"num_layers={levels}"
-        raise UserError(
-            f"data.{key}={sides} must be a multiple of {step} to train this network ({which}); try {repaired}"
-        )
+            check_training_size(datamodule, self.hparams, self.size_multiple)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W)."""
