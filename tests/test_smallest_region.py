@@ -14,8 +14,10 @@ from PIL import Image
 from report_data import write_case, write_cases
 
 from flexunet_pl.cli import main
+from flexunet_pl.data.samples import Pair
 from flexunet_pl.export.bundle import facts_of
 from flexunet_pl.inference.onnx_infer import InferenceError, Model, without_small_regions
+from flexunet_pl.report.models import open_model
 from flexunet_pl.report.smallest_region import SIZES, count_pixels, cross_validated
 from flexunet_pl.training.task import SegmentationTask
 
@@ -207,14 +209,16 @@ def test_regions_says_when_no_size_helps(
     assert capsys.readouterr().out.splitlines()[-1] == said
 
 
-def test_regions_looks_behind_the_rule_of_a_checkpoint(
-    tiny_checkpoint: Path, ruled_checkpoint: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+def test_a_model_can_be_looked_at_without_the_rule(
+    tiny_checkpoint: Path, ruled_checkpoint: Path, ruled_bundle: Path, photos: Path
 ) -> None:
-    said = []
-    for checkpoint in (tiny_checkpoint, ruled_checkpoint):
-        assert main(["regions", str(checkpoint), str(tiny_data)]) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
+    pair = Pair("0", photos / "0.png", None)
+    bare = open_model(tiny_checkpoint).look(pair).mask_index
+    for path in (ruled_checkpoint, ruled_bundle):
+        model = open_model(path)
+        assert (model.look(pair).mask_index != bare).any()
+        model.keep_small_regions()
+        assert (model.look(pair).mask_index == bare).mean() > 0.999
 
 
 def test_regions_reads_folders_of_predicted_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
