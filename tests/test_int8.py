@@ -180,7 +180,7 @@ def test_a_relu_before_a_concatenation_still_cuts_off_what_is_negative(tmp_path:
     quantize_model(tmp_path / "float.onnx", image, tmp_path / "int8.onnx")
     expected = logits_of(model, image)
     result = logits_of(onnx.load(tmp_path / "int8.onnx"), image)
-    # Processors without VNNI add two products in 16 bits, which cuts off large sums: 3.7 %, where exact sums give 1.0 %.
+    # Processors without VNNI add two products in 16 bits, which cuts off large sums: 3.7 %, exact sums give 1.0 %.
     assert np.abs(result - expected).mean() < 0.06 * np.abs(expected).mean()
 
 
