@@ -19,7 +19,7 @@ from flexunet_pl.data.palette import Palette
 PALETTE = Palette.from_mapping({"background": [0, 0, 0], "crack": [0, 0, 255], "oil": [255, 255, 0]})
 MEASURED = """
 import resource, sys, time
-from flexunet_pl.cli import main
+from flexunet_pl.cli.main import main
 start, begin = time.process_time(), time.perf_counter()
 code = main(sys.argv[1:])
 seconds, wall = time.process_time() - start, time.perf_counter() - begin

@@ -25,11 +25,11 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from flexunet_pl.data.synthetic import draw_sample
-from flexunet_pl.export.graph import Graph, make_node
-from flexunet_pl.export.int8 import REWRITES, quantize_model, quantized_model
-from flexunet_pl.export.int8_blocks import narrow_level_on_blocks
-from flexunet_pl.export.int8_layout import convolution_to_blocks, is_doubling
+from flexunet_pl.data.synthetic.dataset import draw_sample
+from flexunet_pl.export.int8.blocks import narrow_level_on_blocks
+from flexunet_pl.export.int8.graph import Graph, make_node
+from flexunet_pl.export.int8.layout import convolution_to_blocks, is_doubling
+from flexunet_pl.export.int8.quantize import REWRITES, quantize_model, quantized_model
 from flexunet_pl.export.onnx import MaskingNetwork, export_onnx
 from flexunet_pl.nn.flexunet import FlexUNet
 

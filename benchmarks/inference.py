@@ -27,7 +27,7 @@ import numpy.typing as npt
 from memory import peak_mib
 from PIL import Image
 
-from flexunet_pl.data.synthetic import draw_sample
+from flexunet_pl.data.synthetic.dataset import draw_sample
 from flexunet_pl.inference.onnx_infer import Model, infer_files, most_probable, working_image
 
 UInt8Array = npt.NDArray[np.uint8]

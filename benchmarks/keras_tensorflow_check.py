@@ -57,7 +57,7 @@ def write(folder: Path) -> Iterator[tuple[str, float]]:
     """Write each case as .keras, .weights.h5 and .h5, with images and the probabilities of torch."""
     import torch
 
-    from flexunet_pl.export.keras import write_keras, write_legacy_h5, write_weights_h5
+    from flexunet_pl.keras import write_keras, write_legacy_h5, write_weights_h5
     from flexunet_pl.nn.flexunet import FlexUNet
 
     for case in CASES:
@@ -177,7 +177,7 @@ def read(folder: Path) -> Iterator[tuple[str, float]]:
     """Open what ``check`` saved."""
     import torch
 
-    from flexunet_pl.export.keras import load_keras
+    from flexunet_pl.keras import load_keras
 
     files = {
         "keras3": ("model.keras", "model.h5", "model.weights.h5"),

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
+from flexunet_pl.core.errors import UserError, print_user_error
+from flexunet_pl.core.files import write_text
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, UInt8Array
-from flexunet_pl.errors import UserError, print_user_error
-from flexunet_pl.files import write_text
-from flexunet_pl.pictures import bar_chart, contour, save_picture
-from flexunet_pl.report.evaluate import open_with_truth
+from flexunet_pl.evaluation.evaluator import open_with_truth
+from flexunet_pl.visualization.pictures import bar_chart, contour, save_picture
 
 REACH = 3
 KINDS = ("edge", "overlooked", "mixed up", "invented")

@@ -20,13 +20,13 @@ from pathlib import Path
 import yaml
 from quality import Result, chosen, runs_of, train
 
+from flexunet_pl.core.errors import UserError, print_user_error
+from flexunet_pl.core.files import write_json, write_text
 from flexunet_pl.data.balance import count_masks
 from flexunet_pl.data.layout import find_palette
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.samples import Pair, find_pairs
 from flexunet_pl.data.sources import source_of
-from flexunet_pl.errors import UserError, print_user_error
-from flexunet_pl.files import write_json, write_text
 
 Sources = dict[str, dict[str, list[Pair]]]
 

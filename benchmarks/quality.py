@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from flexunet_pl.errors import UserError, print_user_error
-from flexunet_pl.files import write_json, write_text
+from flexunet_pl.core.errors import UserError, print_user_error
+from flexunet_pl.core.files import write_json, write_text
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.runs import checkpoint_file
 

@@ -23,11 +23,11 @@ from scipy.ndimage import gaussian_filter, label
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.samples import Pair, ReadingRules, read_image
-from flexunet_pl.data.synthetic import TILE_PALETTE, draw_sample
+from flexunet_pl.data.synthetic.dataset import TILE_PALETTE, draw_sample
+from flexunet_pl.evaluation.curves import AUPRO_LIMIT, DetectionHistogram
+from flexunet_pl.evaluation.models import Clock, Seen
 from flexunet_pl.report.command import parse
-from flexunet_pl.report.curves import AUPRO_LIMIT, DetectionHistogram
-from flexunet_pl.report.models import Clock, Seen
-from flexunet_pl.report.write import write_report
+from flexunet_pl.report.writer import write_report
 
 SIDE = 512
 DRAWN = 20
@@ -94,7 +94,7 @@ def measure_cost(images: int, models: int) -> None:
         out = Path(folder) / "out"
         request = parse([*(f"model{number}" for number in range(models)), str(root), "--out", str(out)])
         started = time.perf_counter()
-        with patch("flexunet_pl.report.write.open_model", open_stand_in):
+        with patch("flexunet_pl.report.writer.open_model", open_stand_in):
             print("\n".join(write_report(request)))
         seconds = time.perf_counter() - started
         inside = sum(model.clock.seconds for model in stand_ins)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexunet_pl.data.synthetic import draw_sample
+from flexunet_pl.data.synthetic.dataset import draw_sample
 from flexunet_pl.inference.onnx_infer import Model, most_probable, tiled_rows
 
 UInt8Array = npt.NDArray[np.uint8]

@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexunet_pl.data.datamodule import SegmentationDataModule
-from flexunet_pl.data.synthetic import TILE_PALETTE
+from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
 from flexunet_pl.nn.dropout import Dropout
 from flexunet_pl.nn.metrics import mask_from_logits
 from flexunet_pl.training.optim import build_optimizer, clip_by_value

@@ -2,6 +2,6 @@
 
 import sys
 
-from flexunet_pl.cli import main
+from flexunet_pl.cli.main import main
 
 sys.exit(main())

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from flexunet_pl.cli import main
-from flexunet_pl.data.synthetic import write_dataset
+from flexunet_pl.cli.main import main
+from flexunet_pl.data.synthetic.dataset import write_dataset
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexunet_pl.export.keras import write_keras, write_legacy_h5, write_weights_h5
+from flexunet_pl.keras import write_keras, write_legacy_h5, write_weights_h5
 from flexunet_pl.nn.flexunet import FlexUNet
 
 FILE_NAMES = ("model.keras", "model.weights.h5", "model.h5")

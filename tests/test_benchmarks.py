@@ -17,12 +17,12 @@ from conftest import ROOT
 from curation_data import write_magnets
 from PIL import Image
 
-from flexunet_pl.cli import main
+from flexunet_pl.cli.main import main
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.manifest import read_manifest
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sources import source_of
-from flexunet_pl.data.synthetic import TILE_PALETTE
-from flexunet_pl.errors import UserError
+from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
 
 
 def benchmark(name: str) -> ModuleType:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.data.manifest import MANIFEST_FILE, pixel_table, read_manifest
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette
-from flexunet_pl.errors import UserError, suggestion
 
 Counts = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]

@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 from torch.utils.data import DataLoader
 
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.data.augment import build_augmentation
 from flexunet_pl.data.balance import Counts, count_masks, counts_in_manifest, image_weights
 from flexunet_pl.data.dataset import Augment, Sample, SegmentationDataset, as_pairs, collate
@@ -18,8 +19,7 @@ from flexunet_pl.data.samples import Pair, ReadingRules, check_pairs, find_image
 from flexunet_pl.data.samples import image_size as file_size
 from flexunet_pl.data.sampling import EpochBatches, ShardedBatches
 from flexunet_pl.data.sizing import Sizing
-from flexunet_pl.data.synthetic import write_dataset
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.data.synthetic.dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 

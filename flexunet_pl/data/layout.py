@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.synthetic import TILE_PALETTE
-from flexunet_pl.errors import UserError
+from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
 
 SPLITS = ("train", "valid", "test")
 PALETTE_FILE = "palette.yaml"

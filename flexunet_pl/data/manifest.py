@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import write_text
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.palette import IGNORE_INDEX, IGNORE_NAME, Palette, UInt8Array
-from flexunet_pl.errors import UserError
-from flexunet_pl.files import write_text
 
 MANIFEST_FILE = "manifest.csv"
 PIXELS = "pixels_"

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
-from flexunet_pl.errors import UserError
 
 # The public masks of the FlexUNet family have edges up to 4 pixels deep; what lies deeper is no edge.
 EDGE_DEPTH = 5

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from flexunet_pl.errors import UserError
-from flexunet_pl.files import write_text
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import write_text
 
 IGNORE_INDEX = 255
 IGNORE_NAME = "ignore"

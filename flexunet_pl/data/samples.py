@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
-from flexunet_pl.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 MASK_SUFFIXES = (".png", ".npz", ".bmp", ".tif", ".tiff")

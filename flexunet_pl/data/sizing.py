@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_INDEX, UInt8Array
-from flexunet_pl.errors import UserError
 
 RESIZE_RULES = ("stretch", "keep", "none")
 

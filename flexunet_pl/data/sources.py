@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
 # What the FlexUNet family's tools put before a source's name; each may stand before another one.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 # The class of images without any defect, which are spread over the splits like those of a class.
 DEFECT_FREE = "(defect-free)"

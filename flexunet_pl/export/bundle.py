@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from flexunet_pl import __version__
+from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.files import write_bytes, write_json, write_text
 from flexunet_pl.data.samples import ReadingRules
-from flexunet_pl.errors import UserError, suggestion
 from flexunet_pl.export.bundle_folder import CHECK, LABELS, bundle_folder, refuse_foreign_folder
-from flexunet_pl.export.calibration import Pictures, demo_images
-from flexunet_pl.export.int8 import quantize_model
-from flexunet_pl.export.int8_check import check_int8, refuse_loss, told
-from flexunet_pl.export.keras import write_keras, write_legacy_h5, write_weights_h5
+from flexunet_pl.export.int8.accuracy import check_int8, refuse_loss, told
+from flexunet_pl.export.int8.calibration import Pictures, demo_images
+from flexunet_pl.export.int8.quantize import quantize_model
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.export.verify import TOLERANCE, ZOO_TOLERANCE, verify_onnx
-from flexunet_pl.files import write_bytes, write_json, write_text
 from flexunet_pl.inference import onnx_infer
+from flexunet_pl.keras import write_keras, write_legacy_h5, write_weights_h5
 from flexunet_pl.nn.flexunet import FlexUNet
 from flexunet_pl.summary.command import PICTURE, TEXT, describe_task, write_summary
 from flexunet_pl.training.task import SegmentationTask

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 LABELS, CHECK = "labels.json", "check.json"
 # The report comes last: a folder that has it holds all that it tells of.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from flexunet_pl import __version__
-from flexunet_pl.errors import UserError
-from flexunet_pl.files import atomic_path
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import atomic_path
 
 # torch's exporter speaks 18 and translates for any other number; 18 with IR 8 is what onnxruntime reads since 1.14.
 OPSET = 18

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.export.onnx import MaskingNetwork
 
 # The largest difference of a probability, and the margin between the two most likely classes from which on a pixel's

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.nn.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

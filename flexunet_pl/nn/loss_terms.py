@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.nn.score_table import IGNORE_INDEX
 
 

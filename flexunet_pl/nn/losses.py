@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.nn.loss_terms import (
     BinaryCrossEntropy,
     CategoricalFocalDice,

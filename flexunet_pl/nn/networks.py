@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.nn.flexunet import FlexUNet
 from flexunet_pl.nn.zoo import ZOO, ZooNetwork
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.nn.encoder_weights import fetched_weights, is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
 

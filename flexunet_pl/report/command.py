@@ -3,50 +3,17 @@
 import argparse
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.report.request import Request
 
 USAGE = """\
 python -m flexunet_pl report MODEL DATA --out DIR
        python -m flexunet_pl report --predictions MASKS DATA --out DIR
        python -m flexunet_pl report MODEL MODEL --data DATA --out DIR"""
 MOST_MODELS = 2
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for.
-
-    Attributes:
-        models: One or two models.
-        predictions: Folders of predicted masks among the models; they come after the others.
-        data: A folder with train, valid and test, or with images and masks; None where both folders are given.
-        split: Which split of ``data``.
-        images: Folder of images, instead of ``data``.
-        masks: Folder of masks, instead of ``data``.
-        palette: YAML file with class names and colours, or a config; None for the data's or the model's own.
-        antialiased: Whether blended colours of the truth are moved to a neighbouring class.
-        out: The report's folder.
-        draws: How often images are drawn for the intervals.
-        seed: Of these draws.
-        command: The command line.
-    """
-
-    models: tuple[Path, ...]
-    predictions: tuple[Path, ...]
-    data: Path | None
-    split: str
-    images: Path | None
-    masks: Path | None
-    palette: Path | None
-    antialiased: bool
-    out: Path
-    draws: int
-    seed: int
-    command: str
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,7 +28,7 @@ def report(arguments: Sequence[str]) -> int:
         UserError: For a mistake the user can mend.
     """
     request = parse(arguments)
-    from flexunet_pl.report.write import write_report  # what it needs takes seconds to import, and --help does not
+    from flexunet_pl.report.writer import write_report  # what it needs takes seconds to import, and --help does not
 
     print("\n".join(write_report(request)))
     return 0

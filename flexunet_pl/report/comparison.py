@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexunet_pl import page
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.report.bootstrap import draw_scores, group_weights, interval
-from flexunet_pl.report.curves import AUPRO_LIMIT
-from flexunet_pl.report.evaluate import Judged
+from flexunet_pl.evaluation.bootstrap import draw_scores, group_weights, interval
+from flexunet_pl.evaluation.curves import AUPRO_LIMIT
+from flexunet_pl.evaluation.evaluator import Judged
+from flexunet_pl.evaluation.regions import HIT_LEVELS
+from flexunet_pl.evaluation.totals import Totals
+from flexunet_pl.report.format import Shown, grid, note
 from flexunet_pl.report.image_table import SCRIPT, image_table
 from flexunet_pl.report.pages import SHOWN_EACH, STYLE, error_legend, gallery, made_section, short_path, wrong_pixels
-from flexunet_pl.report.regions import HIT_LEVELS
 from flexunet_pl.report.sections import narrow_intervals, swatch
-from flexunet_pl.report.shown import Shown, grid, note
-from flexunet_pl.report.totals import Totals
+from flexunet_pl.visualization import html as page
 
 COLUMNS = (
     ("Dice A", "dice_a"),

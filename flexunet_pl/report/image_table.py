@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-from flexunet_pl.page import data_url
-from flexunet_pl.report.shown import Shown
+from flexunet_pl.report.format import Shown
+from flexunet_pl.visualization.html import data_url
 
 STYLE = """
 .filters, .swatches { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: .6rem 0; }

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flexunet_pl import page
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.pictures import ERROR_COLORS
-from flexunet_pl.report import charts, image_table, sections
-from flexunet_pl.report.evaluate import Judged
-from flexunet_pl.report.panels import thumbnail
-from flexunet_pl.report.shown import Shown, note
+from flexunet_pl.evaluation.evaluator import Judged
+from flexunet_pl.report import image_table, sections
+from flexunet_pl.report.format import Shown, note
+from flexunet_pl.visualization import charts
+from flexunet_pl.visualization import html as page
+from flexunet_pl.visualization.panels import thumbnail
+from flexunet_pl.visualization.pictures import ERROR_COLORS
 
 SHOWN_EACH = 8
 STYLE = charts.STYLE + sections.STYLE + image_table.STYLE + ".panels figure { margin: 0 0 1rem; }\n"

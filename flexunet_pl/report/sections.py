@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from flexunet_pl import page
-from flexunet_pl.report.charts import Axis, Line, charts, line_chart
-from flexunet_pl.report.curves import AUPRO_LIMIT
-from flexunet_pl.report.regions import HIT_LEVELS
-from flexunet_pl.report.shown import Shown, cards, grid, note
+from flexunet_pl.evaluation.curves import AUPRO_LIMIT
+from flexunet_pl.evaluation.regions import HIT_LEVELS
+from flexunet_pl.report.format import Shown, cards, grid, note
+from flexunet_pl.visualization import html as page
+from flexunet_pl.visualization.charts import Axis, Line, charts, line_chart
 
 STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); gap: .8rem;

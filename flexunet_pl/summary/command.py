@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,10 +58,10 @@ def describe_task(
 
 def write_summary(found: "NetworkSummary", out: Path) -> None:
     """Write summary.txt and model.png into a folder."""
-    from flexunet_pl.files import write_text
-    from flexunet_pl.pictures import save_picture
+    from flexunet_pl.core.files import write_text
     from flexunet_pl.summary.drawing import draw
     from flexunet_pl.summary.text import as_text
+    from flexunet_pl.visualization.pictures import save_picture
 
     write_text(out / TEXT, as_text(found))
     save_picture(out / PICTURE, draw(found))

@@ -13,17 +13,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import atomic_path, write_json, write_text
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.dataset import SegmentationDataset, as_pairs
 from flexunet_pl.data.samples import Pair, find_images
-from flexunet_pl.errors import UserError
-from flexunet_pl.files import atomic_path, write_json, write_text
 from flexunet_pl.nn.metrics import ScoreTable, mask_from_logits
-from flexunet_pl.pictures import line_chart, overlay, save_picture
 from flexunet_pl.training.data_wait import DATA_WAIT_SHARE
 from flexunet_pl.training.epoch_pictures import Shot, write_epoch, write_strip
 from flexunet_pl.training.loggers import log_picture
 from flexunet_pl.training.task import SegmentationTask
+from flexunet_pl.visualization.pictures import line_chart, overlay, save_picture
 
 
 class Curves(Checkpoint):

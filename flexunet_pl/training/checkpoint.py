@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 # What torch's unpickler raises on files that are no checkpoints: it follows whatever their bytes say.
 UNREADABLE = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flexunet_pl.core.files import atomic_path
 from flexunet_pl.data.palette import Palette, UInt8Array
-from flexunet_pl.files import atomic_path
-from flexunet_pl.pictures import (
+from flexunet_pl.visualization.pictures import (
     ERROR_COLORS,
     as_rgb,
     error_overlay,

@@ -8,8 +8,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import UInt8Array
-from flexunet_pl.errors import UserError
 
 PACKAGE_OF_LOGGER = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
 
 
 class _FusedAdam(torch.optim.Adam):

@@ -8,7 +8,7 @@ from typing import NoReturn
 import lightning
 from lightning.pytorch.cli import LightningArgumentParser
 
-from flexunet_pl.errors import suggestion
+from flexunet_pl.core.errors import suggestion
 from flexunet_pl.training import callbacks
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"

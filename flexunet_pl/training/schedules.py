@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from flexunet_pl.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError, suggestion
 
 # What a run that only time ends is divided into; its schedule moves on in these and not in steps.
 PARTS_OF_TIME = 10_000

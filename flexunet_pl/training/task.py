@@ -15,15 +15,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from flexunet_pl import __version__
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
-from flexunet_pl.errors import UserError
 from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.losses import build_loss
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
-from flexunet_pl.nn.mirror import Mirrored
 from flexunet_pl.nn.networks import build_network, checked_num_classes
+from flexunet_pl.nn.tta import Mirrored
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.training_size import check_training_size

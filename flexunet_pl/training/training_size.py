@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.datamodule import SegmentationDataModule
-from flexunet_pl.errors import UserError
 
 
 def check_training_size(datamodule: SegmentationDataModule, settings: Mapping[str, Any], step: int) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 import lightning
 from lightning.pytorch.tuner.tuning import Tuner
 
-from flexunet_pl.errors import UserError
+from flexunet_pl.core.errors import UserError
 
 Sought = Literal["learning_rate", "batch_size"]
 FEWEST_STEPS = 20

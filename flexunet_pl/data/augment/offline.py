@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.augment.distortion import Barrel, Elastic, Pincushion, SmoothNoise
 from flexunet_pl.data.augment.filters import Sharpen
 from flexunet_pl.data.augment.geometric import HorizontalFlip, RightAngle, Rotation, Shear, Shrink, VerticalFlip
@@ -18,7 +19,6 @@ from flexunet_pl.data.augment.options import Interval
 from flexunet_pl.data.augment.photometric import Brightening
 from flexunet_pl.data.augment.pipeline import Augmentation
 from flexunet_pl.data.augment.spec import KEY, Plan, read_plan
-from flexunet_pl.errors import UserError
 
 Variants = list[tuple[str, Transform]]
 

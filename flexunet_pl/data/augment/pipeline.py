@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.augment.crop import Crop, Window, padded
 from flexunet_pl.data.augment.kinds import (
     Color,
@@ -24,7 +25,6 @@ from flexunet_pl.data.augment.kinds import (
 )
 from flexunet_pl.data.augment.sampling import sample, source_points
 from flexunet_pl.data.augment.spec import KEY, Plan, read_plan
-from flexunet_pl.errors import UserError
 
 TransformT = TypeVar("TransformT", bound=Transform)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.data.augment.catalogue import (
     CATALOGUE,
     ORIGINAL_LISTS,
@@ -13,7 +14,6 @@ from flexunet_pl.data.augment.catalogue import (
 )
 from flexunet_pl.data.augment.crop import Crop
 from flexunet_pl.data.augment.kinds import Transform
-from flexunet_pl.errors import UserError, suggestion
 
 KEY = "data.augment"
 FILLS = ("mirror", "ignore")

@@ -1,0 +1,1 @@
+"""What every sub-package may use: errors and atomic files."""

@@ -1,0 +1,1 @@
+"""Turn folders of images and masks into a data set."""

@@ -1,0 +1,87 @@
+"""Which images must stay together: by source, by a CSV, by an earlier run, and because they look alike."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexunet_pl.curation.duplicates import Gallery, Joined, NearDuplicates
+from flexunet_pl.curation.prepare.readers import Found
+from flexunet_pl.data.layout import SPLITS
+from flexunet_pl.data.sources import look_up_groups, read_groups, source_of
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The outcome.
+
+    Attributes:
+        group_of: The group of each name.
+        near_duplicates: Pairs of names that look alike though their groups differ, with their likeness 0..1.
+        joined: Whether these pairs were made one group.
+        look_alikes: How many images are too alike in pose for this search.
+    """
+
+    group_of: dict[str, str]
+    near_duplicates: list[tuple[str, str, float]]
+    joined: bool
+    look_alikes: int
+
+
+def source_ids(
+    found: Sequence[Found], pattern: str | None, groups: Path | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the source and the group of each name, before anyone has looked at the images.
+
+    Args:
+        found: The images.
+        pattern: Regular expression whose one group is the source id in a name; None takes off variant prefixes.
+        groups: CSV with the columns file (relative to the prepared folder) and group; None takes the sources.
+
+    Raises:
+        UserError: If the pattern or the CSV does not cover every image.
+    """
+    source = {item.name: item.source if pattern is None else source_of(item.name, pattern) for item in found}
+    if groups is None:
+        return source, dict(source)
+    listed = look_up_groups([item.origin for item in found], read_groups(groups), groups)
+    # Variants of one source stay together even where the CSV forgets that.
+    joined = Joined([*(f"name {one}" for one in source.values()), *(f"csv {group}" for group in listed.values())])
+    for item in found:
+        joined.join(f"name {source[item.name]}", f"csv {listed[item.origin]}")
+    name_of: dict[str, str] = {}
+    for item in sorted(found, key=lambda item: item.name):
+        name_of.setdefault(joined.top(f"name {source[item.name]}"), listed[item.origin])
+    return source, {item.name: name_of[joined.top(f"name {source[item.name]}")] for item in found}
+
+
+def look_for_near_duplicates(
+    names: Sequence[str], group_of: Mapping[str, str], gallery: Gallery, join: bool
+) -> Grouping:
+    """Search the gallery, in the order of ``names``, for images of different groups that look alike."""
+    groups = [group_of[name] for name in names]
+    result: NearDuplicates = gallery.near_duplicates(groups)
+    joined = Joined(groups)
+    for first, second, _ in result.pairs if join else []:
+        joined.join(groups[first], groups[second])
+    return Grouping(
+        group_of={name: joined.top(group) for name, group in zip(names, groups, strict=True)},
+        near_duplicates=[(names[first], names[second], value) for first, second, value in result.pairs],
+        joined=join,
+        look_alikes=result.look_alikes,
+    )
+
+
+def split_of_groups(group_of: Mapping[str, str], split_of: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the split of each group that has members in one, and the groups whose members are in several.
+
+    Of several splits the group gets the one with most members, of equal ones the first of train, valid, test.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for name, split in split_of.items():
+        counts.setdefault(group_of[name], Counter())[split] += 1
+    fixed = {
+        group: max(SPLITS, key=lambda split: (members[split], -SPLITS.index(split)))
+        for group, members in counts.items()
+    }
+    return fixed, sorted(group for group, members in counts.items() if len(members) > 1)

@@ -1,0 +1,101 @@
+"""Data sets made from data sets: the manifest of one that has none, and one with augmented training images."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.curation.conversion import png_bytes, read_any_image
+from flexunet_pl.curation.prepare.output_folder import add_file, claim, raise_all, refuse_strangers
+from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
+from flexunet_pl.data.manifest import MANIFEST_FILE, Row, count_pixels, read_manifest, sha256_of
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.samples import find_pairs
+from flexunet_pl.data.sources import source_of
+
+WORKERS = 2
+
+
+def describe(root: Path, palette: Palette) -> list[Row]:
+    """Return the manifest of a data set ``root/SPLIT/{images,masks}``, with sources read from the names.
+
+    Raises:
+        UserError: One report of all files that are not as they should be.
+    """
+    problems: list[str] = []
+    rows: list[Row] = []
+    for split in SPLITS:
+        if not (root / split / "images").is_dir():
+            continue
+        pairs, complaints = find_pairs(root / split / "images", root / split / "masks")
+        problems += complaints
+        for pair in pairs:
+            try:
+                assert pair.mask is not None  # noqa: S101  find_pairs reports an image without mask as a problem
+                pixels = count_pixels(read_mask(pair.mask, palette, antialiased=False)[0], palette)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            source = source_of(pair.name)
+            file = pair.image.relative_to(root).as_posix()
+            rows.append(Row(file, source, source, pixels, split, sha256_of(pair.image)))
+    raise_all(problems, root)
+    return rows
+
+
+def augment_dataset(
+    src: Path, out: Path, augment: Mapping[str, Any], copies: int, seed: int, update: bool
+) -> tuple[list[Row], Palette]:
+    """Copy a data set, and add augmented variants of its training images under names that keep their source.
+
+    Returns:
+        The new data set's manifest, not yet written, and its palette.
+
+    Raises:
+        UserError: If ``src`` is no prepared data set, has folds, or ``augment`` asks for what cannot be done offline.
+    """
+    from flexunet_pl.data.augment import offline_name, offline_samples, offline_variants  # needs torch
+
+    if not (src / PALETTE_FILE).is_file() or not (src / MANIFEST_FILE).is_file():
+        raise UserError(
+            f"{src}: lacks {PALETTE_FILE} or {MANIFEST_FILE}, so it is no prepared data set; make one of it with "
+            "`python -m flexunet_pl prepare pairs`"
+        )
+    palette = Palette.load(src / PALETTE_FILE)
+    rows = read_manifest(src)
+    if any(row.fold is not None for row in rows):
+        raise UserError(
+            f"{src}: has folds, where a variant of an image would validate it; augment while training (data.augment)"
+        )
+    variants = offline_variants(augment, copies)
+    claim(out, update)
+    own = {row.name: row.split for row in rows}
+    training = [row.name for row in rows if row.split == "train"]
+    refuse_strangers(
+        out, own | {offline_name(variant.prefix, name): "train" for name in training for variant in variants}
+    )
+    palette.save(out / PALETTE_FILE)
+
+    def copied(row: Row) -> list[Row]:
+        mask = f"{row.split}/masks/{row.name}.png"
+        add_file(out / mask, (src / mask).read_bytes())
+        add_file(out / row.file, (src / row.file).read_bytes())
+        return [row, *varied(row)] if row.split == "train" else [row]
+
+    def varied(row: Row) -> Iterator[Row]:
+        planes = np.ascontiguousarray(read_any_image(src / row.file).transpose(2, 0, 1))
+        mask_index, _ = read_mask(src / "train" / "masks" / f"{row.name}.png", palette, antialiased=False)
+        missing = [variant for variant in variants if offline_name(variant.prefix, row.name) not in own]
+        for name, image, mask in offline_samples(row.name, planes, mask_index, missing, seed):
+            file = f"train/images/{name}.png"
+            add_file(out / "train" / "masks" / f"{name}.png", png_bytes(palette.decode(mask)))
+            add_file(out / file, png_bytes(np.ascontiguousarray(image.transpose(1, 2, 0))))
+            yield replace(row, file=file, pixels=count_pixels(mask, palette), sha256=sha256_of(out / file))
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return [new for group in pool.map(copied, rows) for new in group], palette

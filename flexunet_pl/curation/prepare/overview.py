@@ -1,0 +1,110 @@
+"""What a prepared data set holds, in numbers and pictures: statistics.png, samples_SPLIT.png and a table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flexunet_pl.curation.conversion import read_any_image
+from flexunet_pl.data.layout import SPLITS
+from flexunet_pl.data.manifest import Row
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import Palette, UInt8Array
+from flexunet_pl.data.splits import DEFECT_FREE
+from flexunet_pl.visualization.pictures import as_rgb, bar_chart, colored, legend, overlay, panel, save_picture, sheet
+
+STATISTICS_FILE = "statistics.png"
+SAMPLES_FILE = "samples_{split}.png"
+SAMPLES_EACH = 2
+MOST_SAMPLES = 16
+TILE_HEIGHT = 180
+SHEET_WIDTH = 1200
+
+Table = dict[str, dict[str, int]]
+
+
+def count_images(rows: Sequence[Row], palette: Palette) -> Table:
+    """Return for each split that has images how many show each class, and how many show none."""
+    kinds = [*palette.names[1:], DEFECT_FREE]
+    table: Table = {split: dict.fromkeys(kinds, 0) for split in SPLITS if any(row.split == split for row in rows)}
+    for row in rows:
+        for label in row.classes or (DEFECT_FREE,):
+            table[row.split][label] += 1
+    return table
+
+
+def count_pixels_by_split(rows: Sequence[Row], palette: Palette) -> Table:
+    """Return for each split that has images the pixels of each class."""
+    table: Table = {
+        split: dict.fromkeys(palette.names, 0) for split in SPLITS if any(row.split == split for row in rows)
+    }
+    for row in rows:
+        for label in palette.names:
+            table[row.split][label] += row.pixels.get(label, 0)
+    return table
+
+
+def draw_statistics(rows: Sequence[Row], palette: Palette, path: Path) -> None:
+    """Write a picture of the images and pixels of each class in each split."""
+    images = bar_chart(count_images(rows, palette), "Images that show a class", "images")
+    pixels = bar_chart(count_pixels_by_split(rows, palette), "Pixels of a class", "pixels", logarithmic=True)
+    save_picture(path, sheet([images, pixels]))
+
+
+def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) -> None:
+    """Write image, mask and overlay of some images of each class of a split, if it has any."""
+    chosen = choose_samples([row for row in rows if row.split == split], palette)
+    if not chosen:
+        return
+    panels = []
+    for row in chosen:
+        image = as_rgb(read_any_image(root / row.file))
+        mask_index, _ = read_mask(root / row.split / "masks" / f"{row.name}.png", palette, antialiased=True)
+        laid = overlay(image, mask_index, palette.colors)
+        shown = ", ".join(row.classes) or DEFECT_FREE
+        tiles = [(row.name, image), (f"mask: {shown}", colored(mask_index, palette.colors)), ("overlay", laid)]
+        panels.append(panel(tiles, height=TILE_HEIGHT))
+    lines = _packed(panels, SHEET_WIDTH)
+    names = legend(palette.names, palette.colors, width=max(line.shape[1] for line in lines))
+    save_picture(root / SAMPLES_FILE.format(split=split), sheet([names, *lines]))
+
+
+def choose_samples(rows: Sequence[Row], palette: Palette) -> list[Row]:
+    """Return rows for each class in turn, those that show most of it, each row once, of new groups where possible."""
+    chosen: dict[str, Row] = {}
+    for label in [*palette.names[1:], DEFECT_FREE]:
+        of_class = [row for row in rows if label in (row.classes or (DEFECT_FREE,)) and row.file not in chosen]
+        of_class.sort(key=lambda row: (-row.pixels.get(label, 0), row.file))
+        for _ in range(SAMPLES_EACH):
+            seen = {row.group for row in chosen.values()}
+            of_class.sort(key=lambda row: row.group in seen)
+            chosen |= {row.file: row for row in of_class[:1]}
+            del of_class[:1]
+    return list(chosen.values())[:MOST_SAMPLES]
+
+
+def _packed(panels: Sequence[UInt8Array], width: int) -> list[UInt8Array]:
+    """Set pictures uint8 (H, W, 3) of one height into rows of at most ``width`` pixels, a wider one alone."""
+    rows: list[list[UInt8Array]] = []
+    for one in panels:
+        if not rows or sum(other.shape[1] for other in rows[-1]) + one.shape[1] > width:
+            rows.append([])
+        rows[-1].append(one)
+    return [np.concatenate(row, axis=1) for row in rows]
+
+
+def draw_overview(root: Path, rows: Sequence[Row], palette: Palette) -> None:
+    """Write the statistics and the sample sheets of a data set into its folder."""
+    draw_statistics(rows, palette, root / STATISTICS_FILE)
+    for split in SPLITS:
+        draw_samples(root, rows, palette, split)
+
+
+def text_table(table: Mapping[str, Mapping[str, int]], title: str) -> list[str]:
+    """Return lines with one row a class and one column a split, right-aligned under ``title``."""
+    if not table:
+        return []
+    kinds = list(next(iter(table.values())))
+    width = max(len(title), *(len(kind) for kind in kinds))
+    lines = [f"{title:<{width}}" + "".join(f"{split:>12}" for split in table)]
+    return lines + [f"{kind:<{width}}" + "".join(f"{table[split][kind]:>12,}" for split in table) for kind in kinds]

@@ -1,0 +1,1 @@
+"""Synthetic surfaces with defects: the demo data set."""

@@ -1,0 +1,1 @@
+"""Quantize an exported graph to int8."""

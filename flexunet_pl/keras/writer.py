@@ -1,0 +1,148 @@
+"""Hand a FlexUNet back to Keras: .keras, .weights.h5 and the legacy .h5; each is read back before it appears."""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import torch
+
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import atomic_path
+from flexunet_pl.keras.files import CONFIG_MEMBER, WEIGHTS_MEMBER
+from flexunet_pl.keras.layers import KerasLayer, all_finite, keras_layers, to_keras
+from flexunet_pl.keras.model_json import ImageSize, keras3_config, legacy_config, legacy_name
+from flexunet_pl.keras.reader import read_keras
+from flexunet_pl.nn.flexunet import FlexUNet
+
+# The versions whose layout is written. tf-keras converts the weights of files that claim another generation.
+KERAS_VERSION = "3.15.0"
+TF_KERAS_VERSION = "2.21.0"
+# Archives of the same model are the same to the byte.
+MEMBER_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_keras(path: Path, network: FlexUNet, image_size: ImageSize = None) -> None:
+    """Write a whole model of Keras 3, which ``keras.models.load_model(path)`` opens without custom objects.
+
+    Its input is float32 (N, H, W, C), raw 0..255; its output the probabilities (N, H, W, K): softmax, or sigmoid for
+    one class. A division by 255 is part of the model, as a Rescaling layer. The model is not compiled.
+
+    Args:
+        path: Where to; a name that ends in .keras.
+        network: The network; it is left as it is.
+        image_size: Height and width of the input. None leaves both variable, and whoever calls the model must see to
+            it that they are multiples of ``network.size_multiple``: Keras pads nothing.
+
+    Raises:
+        UserError: If ``image_size`` does not fit the network, or a weight is no finite number.
+    """
+    _check_size(network, image_size)
+    layers = keras_layers(network)
+    with _proven(path, network, image_size) as temporary:
+        weights = io.BytesIO()
+        with h5py.File(weights, "w") as file:
+            _write_by_class(file, network, layers)
+        members: dict[str, bytes | memoryview] = {
+            "metadata.json": json.dumps({"keras_version": KERAS_VERSION}).encode(),
+            CONFIG_MEMBER: json.dumps(keras3_config(layers, image_size)).encode(),
+            WEIGHTS_MEMBER: weights.getbuffer(),
+        }
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, content in members.items():
+                member = zipfile.ZipInfo(name, MEMBER_DATE)
+                member.file_size = len(content)
+                with archive.open(member, "w") as stream:
+                    stream.write(content)
+
+
+def write_weights_h5(path: Path, network: FlexUNet) -> None:
+    """Write the weights alone, which ``load_weights`` of Keras 3 (and of tf-keras) reads into the same model.
+
+    Args:
+        path: Where to. Keras takes a file for this kind only if its name ends in .weights.h5.
+        network: The network; it is left as it is.
+
+    Raises:
+        UserError: If the name has another ending, or a weight is no finite number.
+    """
+    if not path.name.endswith(".weights.h5"):
+        raise UserError(f"{path}: Keras knows files of weights by their ending; try {path.stem}.weights.h5")
+    with _proven(path, network, None) as temporary, h5py.File(temporary, "w") as file:
+        _write_by_class(file, network, keras_layers(network))
+
+
+def write_legacy_h5(path: Path, network: FlexUNet, image_size: ImageSize = None) -> None:
+    """Write a whole model in the layout of tf-keras (TensorFlow up to 2.15): what the original calls best_model.h5.
+
+    The original program's ``load_weights`` accepts it for the configuration that built the network, and so does that
+    of Keras 3 for the same model; ``tf_keras.models.load_model`` opens it without custom objects. ``load_model`` of
+    Keras 3 does not: it refuses the Conv2DTranspose of any tf-keras file. A division by 255 is a Rescaling layer
+    here, where the original has a Lambda; neither has weights. There is no optimizer state.
+
+    Args:
+        path: Where to; a name that ends in .h5.
+        network: The network; it is left as it is.
+        image_size: Height and width of the input, as for ``write_keras``.
+
+    Raises:
+        UserError: If ``image_size`` does not fit the network, or a weight is no finite number.
+    """
+    _check_size(network, image_size)
+    layers = keras_layers(network)
+    with _proven(path, network, image_size) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["keras_version"] = TF_KERAS_VERSION
+        file.attrs["backend"] = "tensorflow"
+        file.attrs["model_config"] = json.dumps(legacy_config(layers, image_size))
+        root = file.create_group("model_weights")
+        root.attrs["keras_version"] = TF_KERAS_VERSION
+        root.attrs["backend"] = "tensorflow"
+        root.attrs["layer_names"] = [legacy_name(layer.name, layers) for layer in layers]
+        state = network.state_dict()
+        for layer in layers:
+            group = root.create_group(legacy_name(layer.name, layers))
+            places = {f"{layer.name}/{weight.name}:0": weight.state_key for weight in layer.weights}
+            group.attrs["weight_names"] = list(places)
+            for place, key in places.items():
+                group.create_dataset(place, data=to_keras(state[key]))
+
+
+def _write_by_class(file: h5py.File, network: FlexUNet, layers: list[KerasLayer]) -> None:
+    """Write the weights as layers/NAME/vars/0..; the names count the layers of each class, as this layout wants it."""
+    state = network.state_dict()
+    file.create_group("vars").attrs["name"] = "functional"
+    for layer in layers:
+        group = file.create_group(f"layers/{layer.name}/vars")
+        group.attrs["name"] = layer.name
+        for index, weight in enumerate(layer.weights):
+            group.create_dataset(str(index), data=to_keras(state[weight.state_key]))
+
+
+def _check_size(network: FlexUNet, image_size: ImageSize) -> None:
+    step = network.size_multiple
+    if image_size is not None and any(side < 1 or side % step for side in image_size):
+        fitting = [max(1, -(-side // step)) * step for side in image_size]
+        raise UserError(
+            f"image_size={list(image_size)}: both sides of a Keras model must be multiples of {step} "
+            f"(num_layers={network.settings['num_layers']}); try {fitting}, or leave the size variable"
+        )
+
+
+@contextlib.contextmanager
+def _proven(path: Path, network: FlexUNet, image_size: ImageSize) -> Iterator[Path]:
+    """Yield a temporary path; let it become ``path`` only if our own reader finds the network in it, bit for bit."""
+    state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    for key, tensor in state.items():
+        if not all_finite(tensor):
+            raise UserError(f"{path} is not written: {key} holds NaN or infinite values; the training diverged")
+    with atomic_path(path) as temporary:
+        yield temporary
+        model = read_keras(temporary, {**network.settings, "image_size": image_size})
+        for key, tensor in state.items():
+            written, read = tensor.detach().to("cpu", torch.float32), model.state_dict[key]
+            # As whole numbers: -0.0 equals 0.0 as floats.
+            if not torch.equal(written.contiguous().view(torch.int32), read.view(torch.int32)):
+                raise UserError(f"{path}: {key} was read back with other values; is the disk full or failing?")

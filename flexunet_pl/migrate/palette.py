@@ -1,0 +1,107 @@
+"""From an rgb_map to a palette with names, as many classes as the network has."""
+
+import colorsys
+import re
+from collections.abc import Iterator
+
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.data.palette import IGNORE_NAME
+from flexunet_pl.migrate.keys import Color
+from flexunet_pl.migrate.project import Project
+
+MAP = "mask.rgb_map"
+_ENTRY = re.compile(r"[(\[]\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,?\s*[)\]]\s*:\s*(\d+)")
+# How far, in RGB units, a fresh colour should be from all others; no more can be asked of many colours.
+APART = 60
+
+
+def build_palette(project: Project, num_classes: int | None, names: str | None) -> dict[str, list[int]]:
+    """Return the palette as plain data, and note what does not fit.
+
+    Args:
+        project: The project whose rgb_map it is.
+        num_classes: Output channels of the network; 1 stands for two classes. None: as many as the map has colours.
+        names: Names of the classes, separated by commas, background first; None for background, class_1 ...
+
+    Raises:
+        UserError: If the names do not fit the classes.
+    """
+    _note_oddities(project)
+    colors: list[Color] = list(project[MAP])
+    classes = max(len(colors), 2) if num_classes is None else max(num_classes, 2)
+    if surplus := colors[classes:]:
+        project.note(
+            MAP,
+            "never compares it with num_classes",
+            f"{_listed(surplus)} left out, as the network has {classes} classes; masks that hold them are refused",
+        )
+    del colors[classes:]
+    fresh = [f"class_{index}" for index in range(len(colors), classes)]
+    if fresh:
+        colors = [*colors, *_fresh_colors(colors, len(fresh))]
+        project.note(
+            MAP,
+            "never compares it with num_classes",
+            f"{_listed(fresh)} added with fresh colours, as the network has {classes} classes",
+        )
+    plain = ["background", *(f"class_{index}" for index in range(1, classes))]
+    chosen = plain if names is None else _split(names, classes)
+    return {name: list(color) for name, color in zip(chosen, colors, strict=True)}
+
+
+def _note_oddities(project: Project) -> None:
+    if MAP not in project.config.settings:
+        project.note(MAP, "took the colours black, green, red, blue", "they are taken; give your own in data.palette")
+        return
+    entries = [tuple(map(int, found)) for found in _ENTRY.findall(project.config.settings[MAP].meant)]
+    if len({entry[:3] for entry in entries}) < len(entries):
+        project.note(MAP, "made one class of entries with the same colour", "so it is here; later classes move up")
+    elif [entry[3] for entry in entries] != list(range(len(entries))):
+        project.note(MAP, "never reads the numbers; a class is the position of its colour", "the position counts too")
+    first = project[MAP][0]
+    if first != (0, 0, 0):
+        project.note(MAP, f"took the first colour, {first}, as class 0", "it is the background")
+
+
+def _listed(things: list[str] | list[Color]) -> str:
+    return f"{', '.join(map(str, things))} {'was' if len(things) == 1 else 'were'}"
+
+
+def _fresh_colors(used: list[Color], count: int) -> list[Color]:
+    """Return ``count`` colours that are not in ``used``, as far apart as can be had simply."""
+    taken = [*used]
+    candidates = _vivid_colors()
+    for index in range(count):
+        for attempt, color in enumerate(candidates):
+            distance = min(sum((a - b) ** 2 for a, b in zip(color, other, strict=True)) for other in taken)
+            if distance >= APART**2 or (distance and attempt > 100 * (index + 1)):
+                taken.append(color)
+                break
+    return taken[len(used) :]
+
+
+def _vivid_colors() -> Iterator[Color]:
+    """Yield colours without end: hues in golden-ratio steps, over rings of other brightness and saturation."""
+    step = 0
+    while True:
+        value, saturation = 1 - 0.07 * (step // 12 % 9), 1 - 0.09 * (step // 108 % 8)
+        red, green, blue = colorsys.hsv_to_rgb(0.83 + step * 0.618034, saturation, value)
+        yield round(red * 255), round(green * 255), round(blue * 255)
+        step += 1
+
+
+def _split(names: str, classes: int) -> list[str]:
+    chosen = [name.strip(" \t\"'") for name in names.strip().strip("[]").split(",")]
+    for problem, is_there in (
+        (f"{len(chosen)} names, but the network has {classes} classes", len(chosen) != classes),
+        ("the same name twice", len(set(chosen)) < len(chosen)),
+        ("an empty name", "" in chosen),
+        (f"{IGNORE_NAME!r}, which stands for pixels of no class", IGNORE_NAME in chosen),
+        ("characters that cannot be printed", not "".join(chosen).isprintable()),
+    ):
+        if is_there:
+            raise UserError(
+                f"--names {names}: {problem}; give {classes} names, background first, such as --names "
+                f"{','.join(['background', *(f'class_{index}' for index in range(1, classes))])}"
+            )
+    return chosen

@@ -1,0 +1,142 @@
+"""From what was asked for to the files of a report: report.html, scores.json, scores.csv, images.csv and pictures."""
+
+import csv
+import io
+import platform
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flexunet_pl import __version__
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import write_json, write_text
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.evaluation.evaluator import Judged, judge
+from flexunet_pl.evaluation.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
+from flexunet_pl.evaluation.models import Model, PredictedMasks, open_model
+from flexunet_pl.report.comparison import compare, two_models_page
+from flexunet_pl.report.pages import one_model_page
+from flexunet_pl.report.request import Request
+
+FORMAT = 1
+LETTERS = ("A", "B")
+
+
+def write_report(request: Request) -> list[str]:
+    """Judge the models and write the report.
+
+    Returns:
+        Lines for the terminal: the scores that decide, and where the report is.
+
+    Raises:
+        UserError: For a mistake the user can mend.
+    """
+    started = time.perf_counter()
+    images = find_images_with_truth(request.data, request.split, request.images, request.masks, request.antialiased)
+    models: list[Model] = [
+        PredictedMasks(path) if path in request.predictions else open_model(path) for path in request.models
+    ]
+    palette = palette_of_truth(request.palette, images, [model.palette for model in models])
+    _check_writable(request.out)
+    moved = check_truth(images, palette)
+    for model in models:
+        if isinstance(model, PredictedMasks):
+            model.use(palette, list(images.pairs))
+    names = [""] if len(models) == 1 else LETTERS
+    judged = judge(list(zip(names, models, strict=True)), images, palette, request.out)
+    groups = images.groups if images.groups is not None else [pair.name for pair in images.pairs]
+    results = [total.to_mapping(groups, request.draws, request.seed) for total in judged.totals]
+    scores: dict[str, Any] = {
+        "format": FORMAT,
+        "has_groups": images.groups is not None,
+        "palette": palette.to_mapping(),
+    }
+    if len(models) == 1:
+        scores |= results[0]
+    else:
+        scores["models"] = dict(zip(names, results, strict=True))
+        scores["comparison"] = compare(judged.totals, results, groups, request.draws, request.seed)
+    scores["made"] = _how_it_was_made(request, images, models, moved) | {
+        "seconds_in_networks": round(sum(model.clock.seconds for model in models), 3),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return _write(request.out, scores, judged, palette)
+
+
+def _write(out: Path, scores: dict[str, Any], judged: Judged, palette: Palette) -> list[str]:
+    make_page = one_model_page if "models" not in scores else two_models_page
+    write_json(out / "scores.json", scores)
+    write_text(out / "scores.csv", _classes_csv(scores, palette))
+    write_text(out / "images.csv", _images_csv(scores))
+    write_text(out / "report.html", make_page(scores, judged, palette, out))
+    lines = []
+    for letter, result in scores.get("models", {"": scores}).items():
+        means = [_shown(result[key]) for key in ("mean_foreground_dice", "mean_foreground_iou")]
+        start = f"{letter}: " if letter else ""
+        lines.append(f"{start}mean foreground Dice {means[0]}, IoU {means[1]}, over {result['images']} images")
+    lines += [f"warning: {sentence}" for sentence in scores["made"]["leaks"]]
+    return [*lines, f"written: {out / 'report.html'}, with scores.json, scores.csv and images.csv beside it"]
+
+
+def _how_it_was_made(request: Request, images: ImageSet, models: Sequence[Model], moved: int) -> dict[str, Any]:
+    packages = ("numpy", "scipy", "pillow", "torch", "onnxruntime")
+    return {
+        "command": request.command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"flexunet_pl": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in packages},
+        "models": [model.facts for model in models],
+        "data": images.facts | {"blended_pixels_moved": moved},
+        "leaks": images.leaks,
+    }
+
+
+def _classes_csv(scores: Mapping[str, Any], palette: Palette) -> str:
+    """Return a row for each class, and model if there are two, and one with the means."""
+    rows = []
+    for letter, result in scores.get("models", {"": scores}).items():
+        for name in palette.names:
+            intervals = result["intervals"]
+            low_and_high = None if intervals is None else intervals["classes"][name]["dice"]
+            own = {key: value for key, value in result["classes"][name].items() if key != "by_size"}
+            rows.append({"model": letter, "class": name, **own, **_ends(low_and_high)})
+        low_and_high = None if result["intervals"] is None else result["intervals"]["mean_foreground_dice"]
+        means = {"dice": result["mean_foreground_dice"], "iou": result["mean_foreground_iou"]}
+        rows.append({"model": letter, "class": "mean foreground", **means, **_ends(low_and_high)})
+    return _csv([{key: value for key, value in row.items() if key != "model" or value} for row in rows])
+
+
+def _images_csv(scores: Mapping[str, Any]) -> str:
+    rows = scores["comparison"]["per_image"] if "comparison" in scores else scores["per_image"]
+    return _csv([row | {"classes": ";".join(row["classes"])} for row in rows])
+
+
+def _ends(interval: list[float] | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else interval
+    return {"dice_low": low, "dice_high": high}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def _check_writable(out: Path) -> None:
+    """Fail before the work rather than after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written to ({error}); name another folder") from error

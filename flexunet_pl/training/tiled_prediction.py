@@ -1,0 +1,56 @@
+"""Prediction in overlapping tiles at native size, blended by the code that exported models use."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows, without_small_regions
+from flexunet_pl.training.task import Batch, SegmentationTask
+
+
+class TiledTask(SegmentationTask):
+    """A task that predicts in tiles; all else is as before.
+
+    Attributes:
+        tiling: Side and overlap of the tiles; :func:`task_for` makes one that fits the network.
+    """
+
+    tiling: Tiling
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[npt.NDArray[np.uint8]]:  # noqa: ARG002  Lightning's signature
+        """Return the class indices uint8 (H, W) of each image of a batch at native size, ``resize`` being "none"."""
+        return [self._mask_in_tiles(image) for image in batch["image"]]
+
+    def _mask_in_tiles(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        blocks = tiled_rows(iter([pixels]), pixels.shape[:2], self._probabilities, self.tiling)
+        mask = np.concatenate([most_probable(block) for block in blocks])
+        return without_small_regions(mask, self.hparams["smallest_region"])
+
+    def _probabilities(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Map a tile uint8 (1, h, w, C) to probabilities float32 (1, h, w, K)."""
+        logits = self(torch.from_numpy(tile).permute(0, 3, 1, 2).to(self.device)).float()
+        both = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+        probabilities: npt.NDArray[np.float32] = both.permute(0, 2, 3, 1).cpu().numpy()
+        return probabilities
+
+
+def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:
+    """Return the task with these settings, one that predicts in tiles of ``tile`` pixels if that is given.
+
+    Raises:
+        UserError: If the tiles do not advance, or there is an overlap without tiles.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise UserError(f"--overlap {overlap} needs --tile, the side of the tiles that overlap; give both or none")
+        return SegmentationTask(**settings)
+    task = TiledTask(**settings)
+    try:
+        task.tiling = Tiling.checked(tile, overlap, task.size_multiple)  # an overlap has a default
+    except InferenceError as error:
+        raise UserError(str(error)) from error
+    return task

@@ -1,0 +1,239 @@
+"""Overlays, panels and sheets: arrays in, pictures out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from flexunet_pl.core.files import atomic_path
+
+UInt8Array = npt.NDArray[np.uint8]
+
+GAP = 6
+PAPER = (250, 250, 250)
+INK = (32, 32, 32)
+# Colours told apart by people with any kind of colour vision (Okabe and Ito).
+MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "invented", "wrong class", "right"
+ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
+BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+DASHES = ("-", "--", ":", "-.")  # for more lines than colours
+_ERROR_TABLE = ((0, 0, 0), *ERROR_COLORS.values())
+
+
+def as_rgb(image: UInt8Array) -> UInt8Array:
+    """Return an image uint8 (H, W, C) as RGB (H, W, 3): grey is repeated, channels after the third are left out."""
+    return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+
+
+def colored(mask_index: UInt8Array, colors: npt.ArrayLike) -> UInt8Array:
+    """Map class indices uint8 (...) to colours uint8 (..., 3); indices beyond ``colors`` (K, 3) become white."""
+    table = np.full((256, 3), 255, dtype=np.uint8)
+    known = np.asarray(colors, dtype=np.uint8)
+    table[: len(known)] = known
+    return np.asarray(table[mask_index])
+
+
+def overlay(image: UInt8Array, mask_index: UInt8Array, colors: npt.ArrayLike, opacity: float = 0.35) -> UInt8Array:
+    """Lay the foreground of a mask over an image: filled thinly, with a full contour.
+
+    Args:
+        image: uint8 (H, W, C).
+        mask_index: Class indices uint8 (H, W); 0 (background) and 255 (ignore) stay clear.
+        colors: Colours (K, 3), 0..255.
+        opacity: Share of the colour inside a region, 0..1.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    laid = as_rgb(image).copy()
+    foreground = (mask_index != 0) & (mask_index != 255)
+    paint = colored(mask_index[foreground], colors)
+    laid[foreground] = (laid[foreground] * (1 - opacity) + paint * opacity).round()
+    edge = contour(mask_index) & foreground
+    laid[edge] = colored(mask_index[edge], colors)
+    return laid
+
+
+def error_overlay(image: UInt8Array, truth: UInt8Array, predicted: UInt8Array) -> UInt8Array:
+    """Lay what a prediction got wrong over an image: missed, invented, wrong class; what is right has a contour only.
+
+    The colours are ERROR_COLORS, which people with any kind of colour vision tell apart.
+
+    Args:
+        image: uint8 (H, W, C).
+        truth: Class indices uint8 (H, W); nothing is drawn where it is 255 (ignore).
+        predicted: Class indices uint8 (H, W).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    found = np.zeros(truth.shape, dtype=np.uint8)
+    found[(truth != 0) & (predicted == 0)] = 1
+    found[(truth == 0) & (predicted != 0)] = 2
+    found[(truth != 0) & (predicted != 0)] = 3
+    found[(truth != 0) & (predicted == truth)] = 4
+    found[truth == 255] = 255
+    dimmed = as_rgb(image) // 2 + 40  # greyed a little, so that the colours stand out on any surface
+    laid = overlay(dimmed, np.where(found == 4, 0, found), _ERROR_TABLE, opacity=0.7)
+    edge = contour(found) & (found == 4)
+    laid[edge] = ERROR_COLORS[RIGHT]
+    return laid
+
+
+def contour(mask_index: UInt8Array) -> npt.NDArray[np.bool_]:
+    """Return bool (H, W): the pixels that have a neighbour (left, right, above, below) of another class."""
+    edge = np.zeros(mask_index.shape, dtype=bool)
+    across = mask_index[:, 1:] != mask_index[:, :-1]
+    down = mask_index[1:] != mask_index[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
+
+
+def panel(tiles: Sequence[tuple[str, UInt8Array]], height: int = 256) -> UInt8Array:
+    """Set titled pictures uint8 (H, W, 3) side by side, each scaled to ``height`` pixels; returns uint8 (H', W', 3)."""
+    letters = max(11, height // 16)
+    font = ImageFont.load_default(size=letters)
+    band = round(letters * 1.6)
+    scaled = []
+    for _, rgb in tiles:
+        width = max(1, round(rgb.shape[1] * height / rgb.shape[0]))
+        scaled.append(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+    canvas = Image.new("RGB", (sum(tile.width + GAP for tile in scaled) + GAP, height + band + GAP), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    left = GAP
+    for (title, _), tile in zip(tiles, scaled, strict=True):
+        draw.text((left, band / 2), _shortened(title, tile.width, font), fill=INK, font=font, anchor="lm")
+        canvas.paste(tile, (left, band))
+        left += tile.width + GAP
+    return np.asarray(canvas)
+
+
+def labelled_row(label: str, tiles: Sequence[UInt8Array], height: int) -> UInt8Array:
+    """Set pictures uint8 (H, W, 3), scaled to ``height``, side by side after a label; returns uint8 (H', W', 3)."""
+    font = ImageFont.load_default(size=14)
+    band = 84
+    scaled = [
+        Image.fromarray(rgb).resize((max(1, round(rgb.shape[1] * height / rgb.shape[0])), height)) for rgb in tiles
+    ]
+    canvas = Image.new("RGB", (band + sum(tile.width + GAP for tile in scaled), height + GAP), PAPER)
+    ImageDraw.Draw(canvas).text((GAP, height / 2), label, fill=INK, font=font, anchor="lm")
+    left = band
+    for tile in scaled:
+        canvas.paste(tile, (left, 0))
+        left += tile.width + GAP
+    return np.asarray(canvas)
+
+
+def sheet(rows: Sequence[UInt8Array]) -> UInt8Array:
+    """Stack pictures uint8 (H, W, 3) of any widths from top to bottom; returns uint8 (H', W', 3)."""
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER[0]) for row in rows]
+    return np.concatenate(padded, axis=0)
+
+
+def legend(names: Sequence[str], colors: npt.ArrayLike, width: int = 800) -> UInt8Array:
+    """Draw a legend of class names beside their colours, wrapped to ``width`` pixels; returns uint8 (H, width, 3)."""
+    font = ImageFont.load_default(size=14)
+    swatch, line = 14, 24
+    places = []
+    left, top = GAP, 0
+    for name in names:
+        needed = swatch + 3 * GAP + round(font.getlength(name))
+        if left > GAP and left + needed > width:
+            left, top = GAP, top + line
+        places.append((left, top))
+        left += needed
+    canvas = Image.new("RGB", (width, top + line), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for name, color, (x, y) in zip(names, np.asarray(colors).tolist(), places, strict=True):
+        draw.rectangle((x, y + 5, x + swatch, y + 5 + swatch), fill=tuple(color), outline=INK)
+        draw.text((x + swatch + GAP, y + line / 2), name, fill=INK, font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], title: str) -> UInt8Array:
+    """Draw lines through points (epoch, value), one line a name, with a legend; returns uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that few need
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for place, (name, points) in enumerate(series.items()):
+        color, style = BARS[place % len(BARS)], DASHES[place // len(BARS) % len(DASHES)]
+        (line,) = axes.plot(*zip(*points, strict=True), label=name, marker="o", markersize=3)
+        line.set(color=color, linestyle=style, linewidth=1.5)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, alpha=0.3)
+    if series:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def bar_chart(
+    series: Mapping[str, Mapping[str, float]], title: str, ylabel: str, *, logarithmic: bool = False
+) -> UInt8Array:
+    """Draw bars side by side, in groups of one bar a series, each with its value; returns uint8 (H, W, 3).
+
+    Args:
+        series: From the name of a series to its value for each group; all have the same groups in the same order.
+        title: Above the chart.
+        ylabel: What the values are.
+        logarithmic: Whether a step up means ten times as much; a value of 0 has no bar.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that few need
+    from matplotlib.figure import Figure
+
+    groups = list(next(iter(series.values()), {}))
+    width = 0.84 / max(len(series), 1)
+    figure = Figure(figsize=(min(max(8.0, 1.1 * len(groups)), 60.0), 4), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for place, (name, values) in enumerate(series.items()):
+        at = [group + (place - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        bars = axes.bar(at, [values[group] for group in groups], width, label=name, color=BARS[place % len(BARS)])
+        if len(groups) <= 24:
+            axes.bar_label(bars, [_short_number(values[group]) for group in groups], padding=2, fontsize=7)
+    axes.set(title=title, ylabel=ylabel)
+    axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) <= 8 else 60, fontsize=9)
+    axes.tick_params(axis="x", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.12)
+    if logarithmic and any(value > 0 for values in series.values() for value in values.values()):
+        axes.set_yscale("log")
+    if series:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def save_picture(path: Path, rgb: UInt8Array) -> None:
+    """Write a picture uint8 (H, W, 3) to an image file, atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(rgb).save(temporary)
+
+
+def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return ``text``, cut in its middle where it is wider than ``width`` pixels."""
+    kept = len(text)
+    shown = text
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown
+
+
+def _short_number(value: float) -> str:
+    """Write a number in about four letters: 950, 12k, 3.4M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.{0 if value >= 10 * size else 1}f}{letter}"
+    return f"{value:.3g}"
