@@ -41,7 +41,9 @@ COMMANDS = {
     "export": Command("turn a checkpoint into a bundle that runs anywhere", "flexunet_pl.export.bundle:export"),
     "infer": Command("segment images with a bundle, without torch", "flexunet_pl.inference.onnx_infer:main", True),
     "report": Command("show on a page how good a model is, or compare two", "flexunet_pl.report.command:report", True),
-    "regions": Command("tell how small a defect may be", "flexunet_pl.evaluation.min_region_area:regions"),
+    "tune-min-area": Command(
+        "find the area below which a region is noise", "flexunet_pl.evaluation.min_region_area:tune_min_area"
+    ),
     "summary": Command("tell what a network is, and draw it", "flexunet_pl.summary.command:summary"),
     "migrate": Command("take over a TensorFlowFlexUNet project", "flexunet_pl.migrate.command:migrate"),
 }

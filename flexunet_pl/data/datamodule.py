@@ -23,7 +23,7 @@ from flexunet_pl.data.synthetic.dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 
-SAMPLERS = ("uniform", "by_class")
+SAMPLERS = ("uniform", "class_balanced")
 SPLITS_OF_STAGE = {
     "fit": ("train", "valid"),
     "tune": ("train", "valid"),
@@ -63,7 +63,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         synthetic_images: int = 0,
         fold: int | None = None,
         sampler: str = "uniform",
-        epoch_images: int | None = None,
+        samples_per_epoch: int | None = None,
     ) -> None:
         """Check the settings; nothing is read yet.
 
@@ -79,7 +79,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             palette: Class names and mask colours as an ordered map, background first, with an optional "ignore"; or the
                 path of a YAML file with this map. By default root/palette.yaml.
             image_size: Working size in pixels, one side of a square or [height, width].
-            resize: How an image gets there: stretch (aspect ignored), keep (longest side, then padded), none.
+            resize: How an image gets there: stretch (aspect ignored), letterbox (longest side, then padded), none.
             crop_size: Side of the random square crop taken in training, after resizing; none by default.
             channels: Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or any number with .npy images.
             sixteen_bit: How 16-bit images become 8-bit: full_range or min_max; without it they are refused.
@@ -89,9 +89,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             augment: Joint random changes of training images and masks, from name to options.
             synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
             fold: Which fold of a data set prepared with folds validates; the others train.
-            sampler: How training images are drawn: uniform (each once an epoch) or by_class (every class as often).
-            epoch_images: Training images in an epoch, which with few files may go through them many times; by default
-                as many as there are.
+            sampler: uniform draws each training image once an epoch, class_balanced draws every class equally often.
+            samples_per_epoch: Training images in an epoch; by default one for each file; more repeats files.
 
         Raises:
             UserError: If a value is out of its range.
@@ -102,7 +101,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             ("num_workers", num_workers, 0),
             ("synthetic_images", synthetic_images, 0),
             ("crop_size", crop_size, 1),
-            ("epoch_images", epoch_images, 1),
+            ("samples_per_epoch", samples_per_epoch, 1),
         ):
             if value is not None and value < least:
                 raise UserError(f"data.{key}={value} must be at least {least}")
@@ -138,7 +137,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.synthetic_images = synthetic_images
         self.fold = fold
         self.sampler = sampler
-        self.epoch_images = epoch_images
+        self.samples_per_epoch = samples_per_epoch
         self.is_prepared = False
 
     @property
@@ -213,7 +212,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         dataset = self.dataset(self.pairs("train"), augment=self.augment, seed=self.seed)
         self._check_sizes(dataset)
         rank, world_size = self._processes()
-        weights = image_weights(self.count_training_pixels()) if self.sampler == "by_class" else None
+        weights = image_weights(self.count_training_pixels()) if self.sampler == "class_balanced" else None
         batches = EpochBatches(
             len(dataset),
             self.batch_size,
@@ -221,7 +220,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
             weights=weights,
-            length=self.epoch_images,
+            length=self.samples_per_epoch,
         )
         return self._loader(dataset, batches)
 

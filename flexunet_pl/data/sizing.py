@@ -8,7 +8,7 @@ from PIL import Image
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_INDEX, UInt8Array
 
-RESIZE_RULES = ("stretch", "keep", "none")
+RESIZE_RULES = ("stretch", "letterbox", "none")
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Sizing:
     Attributes:
         height: Working height in pixels.
         width: Working width in pixels.
-        rule: "stretch" (bilinear, aspect ignored), "keep" (scaled to fit, aspect kept, padded right and bottom), or
-            "none" (native size; height and width do not matter).
+        rule: "stretch" (bilinear, aspect ignored), "letterbox" (scaled to fit, aspect kept, padded right and bottom),
+            or "none" (native size; height and width do not matter).
     """
 
     height: int
@@ -63,7 +63,7 @@ class Sizing:
         return resize_nearest(mask_index[:height, :width], size)
 
     def _padded(self, array: UInt8Array, **how: object) -> UInt8Array:
-        if self.rule != "keep":
+        if self.rule != "letterbox":
             return array
         missing = [(0, self.height - array.shape[0]), (0, self.width - array.shape[1])]
         missing += [(0, 0)] * (array.ndim - 2)

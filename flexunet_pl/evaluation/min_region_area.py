@@ -1,4 +1,4 @@
-"""``python -m flexunet_pl regions``: how small a defect may be before it is more likely invented than found."""
+"""``python -m flexunet_pl tune-min-area``: choose the area below which predicted regions are noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ SIZES = (0, 10, 20, 50, 100, 200, 500, 1000, 2000)
 IntArray = npt.NDArray[np.int64]
 
 
-def regions(model: Path, data: Path, split: str = "valid", antialiased_masks: bool = False) -> int:
+def tune_min_area(model: Path, data: Path, split: str = "valid", antialiased_masks: bool = False) -> int:
     """Try sizes below which a defect is made background, and tell which one helps, by images that did not choose it.
 
     Args:
@@ -48,7 +48,7 @@ def regions(model: Path, data: Path, split: str = "valid", antialiased_masks: bo
 
 
 def count_pixels(truth: UInt8Array, predicted: UInt8Array, num_classes: int) -> IntArray:
-    """Count the pixels of two masks uint8 (H, W), truth 255 = ignore, for each smallest region of ``SIZES``.
+    """Count the pixels of two masks uint8 (H, W), truth 255 = ignore, for each minimum region area of ``SIZES``.
 
     Returns:
         int64 (len(SIZES), num_classes, 3): the pixels of each class that are hit, true and predicted.
@@ -84,7 +84,7 @@ def _told(counts: IntArray, names: Sequence[str]) -> list[str]:
     means = [float(np.nan_to_num(one.mean_dice[0])) for one in scores]
     best = int(np.argmax(means))
     occurring = [index for index in range(1, len(names)) if not np.isnan(scores[0].dice[0, index])]
-    header = ["smallest_region", "mean foreground Dice", *(names[index] for index in occurring)]
+    header = ["min_region_area", "mean foreground Dice", *(names[index] for index in occurring)]
     rows = [
         [str(size), f"{mean:.4f}", *(f"{one.dice[0, index]:.3f}" for index in occurring)]
         for size, mean, one in zip(SIZES, means, scores, strict=True)
@@ -93,16 +93,16 @@ def _told(counts: IntArray, names: Sequence[str]) -> list[str]:
         "  ".join(cell.rjust(len(title)) for cell, title in zip(row, header, strict=True)) for row in [header, *rows]
     ]
     if best == 0:
-        return [*lines, "Small regions are right more often than not: leave model.smallest_region at 0."]
+        return [*lines, "Small regions are right more often than not: leave model.min_region_area at 0."]
     if len(counts) < 2:
         return [*lines, f"All images are of one source: nothing tells whether {SIZES[best]} helps with others."]
     crossed = cross_validated(counts)
     lines.append(f"Chosen by all groups of images but one and counted on that one, each in turn: {crossed:.4f}")
     if crossed <= means[0]:
-        return [*lines, "On images that did not choose it no size helps: leave model.smallest_region at 0."]
+        return [*lines, "On images that did not choose it no size helps: leave model.min_region_area at 0."]
     size = SIZES[best]
     return [
         *lines,
-        f"To use it: --model.smallest_region {size} with fit, test and predict, --smallest_region {size} with export,",
-        f"--smallest-region {size} with infer",
+        f"To use it: --model.min_region_area {size} with fit, test and predict, --min_region_area {size} with export,",
+        f"--min-region-area {size} with infer",
     ]

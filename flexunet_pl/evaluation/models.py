@@ -97,13 +97,13 @@ class CheckpointModel:
         self.task = SegmentationTask.from_checkpoint(path).to(self.device)
         self.palette: Palette | None = self.task.palette
         self.rules = ReadingRules(self.task.hparams["in_channels"], self.task.hparams["sixteen_bit"])
-        self.smallest_region: int = self.task.hparams["smallest_region"]
-        self.facts = _facts("checkpoint", path, self.smallest_region)
+        self.min_region_area: int = self.task.hparams["min_region_area"]
+        self.facts = _facts("checkpoint", path, self.min_region_area)
         self.clock = Clock()
 
     def keep_small_regions(self) -> None:
         """Look without the rule; see :class:`Model`."""
-        self.smallest_region = 0
+        self.min_region_area = 0
 
     def look(self, pair: Pair) -> Seen:
         """Segment the image of a pair; see :class:`Model`."""
@@ -121,7 +121,7 @@ class CheckpointModel:
         height, width = self.task.sizing.content_size(*size)
         probabilities = scores[:, :height, :width].permute(1, 2, 0).cpu().numpy()
         native = self.task.sizing.restore_mask(mask.to(torch.uint8).cpu().numpy(), size)
-        mask_index = without_small_regions(native, self.smallest_region)
+        mask_index = without_small_regions(native, self.min_region_area)
         return Seen(image, mask_index, _checked(probabilities, pair))
 
 
@@ -139,12 +139,12 @@ class ExportedModel:
         labels = self.model.labels
         self.palette: Palette | None = Palette(labels.names, labels.colors, labels.ignore)
         self.rules = ReadingRules(labels.channels, labels.sixteen_bit)
-        self.facts = _facts("exported model", path, labels.smallest_region)
+        self.facts = _facts("exported model", path, labels.min_region_area)
         self.clock = Clock()
 
     def keep_small_regions(self) -> None:
         """Look without the rule; see :class:`Model`."""
-        self.model.labels = self.model.labels._replace(smallest_region=0)
+        self.model.labels = self.model.labels._replace(min_region_area=0)
 
     def look(self, pair: Pair) -> Seen:
         """Segment the image of a pair; see :class:`Model`."""
@@ -225,8 +225,8 @@ def open_model(path: Path) -> Model:
     raise UserError(f"{path}: this folder holds no model; {WHAT_COUNTS}")
 
 
-def _facts(kind: str, path: Path, smallest_region: int) -> dict[str, Any]:
-    return {"kind": kind, "path": str(path), "sha256": sha256_of(path), "smallest_region": smallest_region}
+def _facts(kind: str, path: Path, min_region_area: int) -> dict[str, Any]:
+    return {"kind": kind, "path": str(path), "sha256": sha256_of(path), "min_region_area": min_region_area}
 
 
 def masks_in(folder: Path) -> dict[str, Path]:

@@ -46,7 +46,7 @@ def export(
     calibration: Path | None = None,
     force: bool = False,
     antialiased_masks: bool = False,
-    smallest_region: int | None = None,
+    min_region_area: int | None = None,
 ) -> int:
     """Write a trained model as a folder that runs without this package, and without PyTorch.
 
@@ -63,7 +63,7 @@ def export(
             is what the exported models are tried on.
         force: Write model.int8.onnx even if its mean foreground Dice is more than 0.01 lower.
         antialiased_masks: Whether masks in the calibration folder have blended edges, as data.antialiased_masks says.
-        smallest_region: Pixels below which infer makes a defect background, in place of the checkpoint's.
+        min_region_area: Pixels below which infer makes a defect background, in place of the checkpoint's.
 
     Returns:
         The exit code, 0.
@@ -79,7 +79,7 @@ def export(
             else f"--int8 needs onnx among --formats={formats}; add it"
         )
     refuse_foreign_folder(out)
-    changes = {} if smallest_region is None else {"smallest_region": smallest_region}
+    changes = {} if min_region_area is None else {"min_region_area": min_region_area}
     task = SegmentationTask.from_checkpoint(ckpt, **changes)
     network = task.network
     has_keras = len(asked) > ("onnx" in asked)
@@ -88,8 +88,8 @@ def export(
             f"--formats={formats}: {ckpt} is a {task.hparams['network']!r}, and only FlexUNet has Keras files; "
             "use --formats onnx"
         )
-    if has_keras and task.hparams["mirror"]:
-        logger.warning("Keras files are the network alone: they do not look at mirror images (model.mirror)")
+    if has_keras and task.hparams["tta"]:
+        logger.warning("Keras files are the network alone: they do not look at mirror images (model.tta)")
     pictures = None
     if calibration is not None:
         rules = ReadingRules(task.hparams["in_channels"], task.hparams["sixteen_bit"], antialiased_masks)
@@ -136,7 +136,7 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
     if not takes_any_size and task.sizing.rule == "none":
         raise UserError(
             f"{ckpt}: the graph of a {settings['network']!r} takes one size only, and data.resize=none leaves images "
-            "at theirs; train with data.resize=keep or stretch, or with another network"
+            "at theirs; train with data.resize=letterbox or stretch, or with another network"
         )
     return {
         "format": FORMAT,
@@ -152,7 +152,7 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
         "sixteen_bit": settings["sixteen_bit"],
         "size_multiple": task.size_multiple,
         "fixed_size": None if takes_any_size else [task.sizing.height, task.sizing.width],
-        "smallest_region": settings["smallest_region"],
+        "min_region_area": settings["min_region_area"],
         "checkpoint_sha256": _sha256(ckpt),
         "network": settings["network"],
     }

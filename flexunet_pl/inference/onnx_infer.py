@@ -35,7 +35,7 @@ METADATA_KEY, METADATA_FORMAT, OUTPUTS = "flexunet_pl", 1, ("probabilities", "ma
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 TIFF_BITS, TIFF_ORIENTATION, TIFF_GREY_RGB_YCBCR = 258, 274, (1, 2, 6)
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-RESIZE_RULES, SIXTEEN_BIT_RULES = ("stretch", "keep", "none"), (None, "full_range", "min_max")
+RESIZE_RULES, SIXTEEN_BIT_RULES = ("stretch", "letterbox", "none"), (None, "full_range", "min_max")
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 EXTRAS = {
     "colors": "also write the masks as RGB, to DIR/colors",
@@ -43,8 +43,7 @@ EXTRAS = {
     "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
 }
 SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
-IGNORE_INDEX, DEFAULT_MAX_PIXELS = 255, 100_000_000
-DEFAULT_OVERLAP = 128  # docs/inference.md has the measurement
+IGNORE_INDEX, DEFAULT_MAX_PIXELS, DEFAULT_OVERLAP = 255, 100_000_000, 128  # docs/inference.md measures the overlap
 UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
 MASK_TILE, BAND_PIXELS, TIFF_BYTES = 256, 1 << 20, 1 << 24  # TIFF_BYTES are read or written at a time
 WORKERS = 3  # one image in the engine, one being decoded, one being written
@@ -75,11 +74,11 @@ class Labels(NamedTuple):
     num_classes: int  # channels K of the probabilities; 1 stands for one sigmoid channel of the second class
     channels: int  # channels C of an image
     image_size: Size  # the working size, and how an image gets there:
-    resize: str  # "stretch", "keep" (longest side, then padded) or "none" (native size)
+    resize: str  # "stretch", "letterbox" (longest side, then padded) or "none" (native size)
     sixteen_bit: str | None  # how 16-bit images become 8-bit: "full_range", "min_max", or None, which refuses them
     size_multiple: int  # tiles start at multiples of this, so that they are pooled like the whole image
     fixed_size: Size | None  # the only size the network takes, if there is such a limit
-    smallest_region: int  # defects of fewer pixels become background, in a mask at the image's own size
+    min_region_area: int  # defects of fewer pixels become background, in a mask at the image's own size
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> "Labels":
@@ -89,7 +88,8 @@ class Labels(NamedTuple):
             facts = json.loads(metadata[METADATA_KEY])
             if facts["format"] != METADATA_FORMAT:
                 raise ValueError(f"format {facts['format']} is not {METADATA_FORMAT}, which this program reads")
-            facts["smallest_region"] = int(facts.get("smallest_region", 0))  # older models have none
+            facts["min_region_area"] = int(facts.get("min_region_area", facts.get("smallest_region", 0)))
+            facts["resize"] = {"keep": "letterbox"}.get(facts["resize"], facts["resize"])  # its older name, as above
             facts["names"] = [str(entry["name"]) for entry in facts["classes"]]
             facts["colors"] = [tuple(entry["color"]) for entry in facts["classes"]]
             labels = cls._make(tuple(v) if isinstance(v := facts[name], list) else v for name in cls._fields)
@@ -165,7 +165,7 @@ def working_image(image: UInt8Array, labels: Labels) -> tuple[UInt8Array, Size]:
     if labels.resize == "none":
         return image, (image.shape[0], image.shape[1])
     height, width = filled = labels.image_size
-    if labels.resize == "keep":
+    if labels.resize == "letterbox":
         scale = min(height / image.shape[0], width / image.shape[1])
         filled = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     # Beyond RGB one channel at a time: Pillow would take a fourth one for alpha and weigh the others with it.
@@ -431,7 +431,7 @@ class Model:
             probabilities, masks = self.run(working[None])
             probabilities, seen = probabilities[0, : filled[0], : filled[1]], masks[0, : filled[0], : filled[1]]
             mask_index = np.asarray(Image.fromarray(seen).resize(size[::-1], Image.Resampling.NEAREST))
-        return Prediction(without_small_regions(mask_index, self.labels.smallest_region), probabilities)
+        return Prediction(without_small_regions(mask_index, self.labels.min_region_area), probabilities)
 
 
 def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
@@ -472,7 +472,7 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
 
         def mask_tiles() -> Iterator[UInt8Array]:
             waiting, done = np.zeros((0, width), dtype=np.uint8), 0
-            for rows in _without_small_regions(masks(), labels.smallest_region):
+            for rows in _without_small_regions(masks(), labels.min_region_area):
                 waiting, done = np.concatenate([waiting, rows]), done + len(rows)
                 if sys.stderr.isatty():
                     sys.stderr.write(f"\r\x1b[K{path}: {done} of {height} rows")
@@ -613,20 +613,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     parser.add_argument("--tile", type=int, help="segment at native size in tiles of this side, such as 512")
     parser.add_argument("--overlap", type=int, help=f"how far tiles overlap (default: {DEFAULT_OVERLAP})")
-    parser.add_argument("--smallest-region", type=int, help="smaller defects become background (default: the model's)")
+    parser.add_argument("--min-region-area", type=int, help="smaller defects become background (default: the model's)")
     parser.add_argument("--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="most pixels to decode at once")
     pillow_limit = Image.MAX_IMAGE_PIXELS
     try:
         options = parser.parse_args(argv)
-        if (options.smallest_region or 0) < 0:
-            parser.error(f"--smallest-region {options.smallest_region} must be 0, which keeps all, or pixels")
+        if (options.min_region_area or 0) < 0:
+            parser.error(f"--min-region-area {options.min_region_area} must be 0, which keeps all, or pixels")
         if options.overlap is not None and options.tile is None:
             parser.error(f"--overlap {options.overlap} needs --tile")
         Image.MAX_IMAGE_PIXELS = None  # --max-pixels stands in for it
         files = find_images(options.images)
         model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
-        if options.smallest_region is not None:
-            model.labels = model.labels._replace(smallest_region=options.smallest_region)
+        if options.min_region_area is not None:
+            model.labels = model.labels._replace(min_region_area=options.min_region_area)
         tiling = None if options.tile is None else model.tiling(options.tile, options.overlap)
         return min(1, infer_files(model, files, options.out, options.extras, tiling, options.max_pixels))
     except InferenceError as error:

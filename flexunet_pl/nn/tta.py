@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Mirrored(nn.Module):
+class FlipTTA(nn.Module):
     """The mean of what a network says of an image and of its mirror image (left and right exchanged)."""
 
     def __init__(self, network: nn.Module) -> None:

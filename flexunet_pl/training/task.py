@@ -23,7 +23,7 @@ from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.losses import build_loss
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
 from flexunet_pl.nn.networks import build_network, checked_num_classes
-from flexunet_pl.nn.tta import Mirrored
+from flexunet_pl.nn.tta import FlipTTA
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.training_size import check_training_size
@@ -70,8 +70,8 @@ class SegmentationTask(lightning.LightningModule):
         plateau_factor: float = 0.4,
         plateau_patience: int = 4,
         batchnorm_momentum: float | None = None,
-        smallest_region: int = 0,
-        mirror: bool = False,
+        min_region_area: int = 0,
+        tta: bool = False,
     ) -> None:
         """Build the network, the loss and the scores.
 
@@ -108,9 +108,9 @@ class SegmentationTask(lightning.LightningModule):
             plateau_factor: What plateau multiplies the rate with.
             plateau_patience: Epochs without a lower validation loss until plateau does so.
             batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
-            smallest_region: Pixels that defects which hang together must have at an image's own size; smaller ones are
+            min_region_area: Pixels that defects which hang together must have at an image's own size; smaller ones are
                 made background by test, predict, infer and report, not in training and validation.
-            mirror: Whether to predict with the mean of the logits of an image and its mirror image: twice the work.
+            tta: Whether to predict with the mean of the logits of an image and its mirror image: twice the work.
 
         Raises:
             UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
@@ -118,9 +118,9 @@ class SegmentationTask(lightning.LightningModule):
         super().__init__()
         self.palette = Palette.from_mapping(palette)
         num_classes = checked_num_classes(num_classes, len(self.palette))
-        if smallest_region < 0:
+        if min_region_area < 0:
             raise UserError(
-                f"model.smallest_region={smallest_region} must be 0, which keeps all, or a number of pixels"
+                f"model.min_region_area={min_region_area} must be 0, which keeps all, or a number of pixels"
             )
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
@@ -192,8 +192,8 @@ class SegmentationTask(lightning.LightningModule):
 
     @property
     def predictor(self) -> nn.Module:
-        """The network as it is used to predict, which ``mirror`` changes."""
-        return Mirrored(self.network) if self.hparams["mirror"] else self.network
+        """The network as it is used to predict, which ``tta`` changes."""
+        return FlipTTA(self.network) if self.hparams["tta"] else self.network
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
@@ -240,7 +240,7 @@ class SegmentationTask(lightning.LightningModule):
     def _native_masks(self, logits: Tensor, batch: Batch) -> list[npt.NDArray[np.uint8]]:
         masks = mask_from_logits(logits).to(torch.uint8).cpu().numpy()
         native = [self.sizing.restore_mask(mask, size) for mask, size in zip(masks, batch["size"], strict=True)]
-        return [without_small_regions(mask, self.hparams["smallest_region"]) for mask in native]
+        return [without_small_regions(mask, self.hparams["min_region_area"]) for mask in native]
 
     def on_train_epoch_end(self) -> None:
         """Log the training scores, and lower the learning rate on a plateau.

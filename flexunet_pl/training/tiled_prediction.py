@@ -28,7 +28,7 @@ class TiledTask(SegmentationTask):
         pixels = image.permute(1, 2, 0).cpu().numpy()
         blocks = tiled_rows(iter([pixels]), pixels.shape[:2], self._probabilities, self.tiling)
         mask = np.concatenate([most_probable(block) for block in blocks])
-        return without_small_regions(mask, self.hparams["smallest_region"])
+        return without_small_regions(mask, self.hparams["min_region_area"])
 
     def _probabilities(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Map a tile uint8 (1, h, w, C) to probabilities float32 (1, h, w, K)."""

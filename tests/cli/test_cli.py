@@ -80,7 +80,7 @@ def test_a_mistyped_key_is_an_error_with_the_right_one(
         pytest.param(["--model.normalization", "layer"], "choose from false, true (BatchNorm) and group", id="norm"),
         pytest.param(["--data.image_size", "30"], "data.image_size=30 must be a multiple of 4", id="size"),
         pytest.param(["--data.crop_size", "18"], "data.crop_size=18 must be a multiple of 4", id="crop"),
-        pytest.param(["--data.resize", "squeeze"], "choose from stretch, keep, none", id="resize"),
+        pytest.param(["--data.resize", "squeeze"], "choose from stretch, letterbox, none", id="resize"),
         pytest.param(["--data.batch_size", "0"], "data.batch_size=0 must be at least 1", id="batch"),
         pytest.param(["--data.augment", "{hflop: 0.5}"], "hflip", id="augment"),
         pytest.param(["--data.root", "/nowhere"], "data.root=/nowhere: this folder does not exist", id="root"),

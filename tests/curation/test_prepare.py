@@ -194,7 +194,7 @@ def test_from_class_folders_to_fit_in_two_commands(
     out = tmp_path / "data"
     options = ["--defect_free", "Free", "--strip_prefix", "MT_", "--groups", root / "groups.csv"]
     assert prepare("folders", root, out, *options) == 0
-    balanced = ["--data.sampler", "by_class", "--model.class_weights", "effective_number"]
+    balanced = ["--data.sampler", "class_balanced", "--model.class_weights", "effective_number"]
     arguments = ["fit", "--config", str(tiny_config), "--data.root", str(out), "--run_dir", str(tmp_path / "run")]
     assert main([*arguments, *balanced]) == 0
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
@@ -399,7 +399,7 @@ def test_fit_trains_on_all_folds_but_one(
     assert main([*arguments, "--data.fold", "3"]) == 2
 
 
-@pytest.mark.parametrize("rule", ["stretch", "keep"])
+@pytest.mark.parametrize("rule", ["stretch", "letterbox"])
 def test_resized_images_have_masks_without_new_colours(tmp_path: Path, rule: str) -> None:
     src = write_mvtec(tmp_path / "tile", {"crack": 4}, good=1, size=(60, 100))
     out = tmp_path / "out"
@@ -409,7 +409,7 @@ def test_resized_images_have_masks_without_new_colours(tmp_path: Path, rule: str
         with Image.open(out / row.file) as image:
             assert image.size == (50, 50)
         mask_index, _ = read_mask(out / row.split / "masks" / f"{row.name}.png", palette, antialiased=False)
-        if rule == "keep":
+        if rule == "letterbox":
             assert (mask_index[30:] == IGNORE_INDEX).all()
             assert (mask_index[:30] != IGNORE_INDEX).all()
             assert row.pixels["ignore"] == 20 * 50

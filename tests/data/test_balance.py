@@ -99,7 +99,9 @@ def test_mask_files_are_counted(tmp_path: Path) -> None:
 def test_pixels_come_from_the_manifest_where_it_lists_all_training_images(tiny_data: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(tiny_data, root)
-    module = SegmentationDataModule(root=str(root), image_size=32, batch_size=3, num_workers=0, sampler="by_class")
+    module = SegmentationDataModule(
+        root=str(root), image_size=32, batch_size=3, num_workers=0, sampler="class_balanced"
+    )
     counted = module.count_training_pixels()
     images = [pair.image.relative_to(root).as_posix() for pair in module.pairs("train")]
     names = module.palette.names

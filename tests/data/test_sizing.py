@@ -23,7 +23,7 @@ def test_stretch_is_bilinear_for_images() -> None:
 
 
 def test_keep_scales_the_longest_side_and_pads_right_and_bottom() -> None:
-    sizing = Sizing(8, 8, "keep")
+    sizing = Sizing(8, 8, "letterbox")
     image = np.full((2, 4, 3), 9, dtype=np.uint8)
     mask_index = np.ones((2, 4), dtype=np.uint8)
     assert sizing.content_size(2, 4) == (4, 8)
@@ -39,7 +39,7 @@ def test_none_changes_nothing() -> None:
     assert Sizing(8, 8, "none").fit_image(image) is image
 
 
-@pytest.mark.parametrize("rule", ["stretch", "keep", "none"])
+@pytest.mark.parametrize("rule", ["stretch", "letterbox", "none"])
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
 def test_any_number_of_channels(rule: str, channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 9, channels), dtype=np.uint8)

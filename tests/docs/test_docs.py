@@ -54,7 +54,7 @@ def smaller(config: Path) -> None:
         content["data"]["crop_size"] = 32
     if "max_time" in content["trainer"]:  # an epoch is shorter than any time that could be asked for
         content["trainer"]["max_time"] = None
-    content["data"].pop("epoch_images", None)
+    content["data"].pop("samples_per_epoch", None)
     content["trainer"]["callbacks"] = [
         one for one in content["trainer"].get("callbacks", []) if not one["class_path"].endswith("RichProgressBar")
     ]

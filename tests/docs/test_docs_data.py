@@ -54,6 +54,6 @@ def test_commands_of_the_data_page_run(desk: Path, monkeypatch: pytest.MonkeyPat
     more = {row.name for row in read_manifest(desk / "dataset" / "tile-more")}
     assert any(name.startswith("sheared_0.1_") for name in more)
     config = yaml.safe_load((desk / "runs" / "tile-4" / "config.yaml").read_text())
-    assert config["data"]["sampler"] == "by_class"
+    assert config["data"]["sampler"] == "class_balanced"
     assert len(config["model"]["class_weights"]) == 3
     assert (desk / "reports" / "magnets" / "audit.html").is_file()

@@ -91,7 +91,7 @@ def test_labels_and_metadata_tell_the_facts_of_the_checkpoint(whole_bundle: Path
         "sixteen_bit": None,
         "size_multiple": 4,
         "fixed_size": None,
-        "smallest_region": 0,
+        "min_region_area": 0,
         "checkpoint_sha256": hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest(),
         "network": "flexunet",
     }
@@ -335,7 +335,7 @@ def test_a_graph_of_one_size_is_exported_for_the_working_size(
     monkeypatch.setattr(SegmentationTask, "from_checkpoint", lambda _path: task)
     out = tmp_path / "out"
     if rule == "none":
-        with pytest.raises(UserError, match=r"the graph of a 'pspnet' takes one size only, .* data\.resize=keep"):
+        with pytest.raises(UserError, match=r"the graph of a 'pspnet' takes one size only, .* data\.resize=letterbox"):
             export(tiny_checkpoint, out)
         assert not list(tmp_path.iterdir())
         return

@@ -183,7 +183,7 @@ def test_worked_16_bit_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(50, 80), (80, 50), (24, 40), (1, 300), (300, 1), (7, 7)], ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
-@pytest.mark.parametrize("rule", ["stretch", "keep", "none"])
+@pytest.mark.parametrize("rule", ["stretch", "letterbox", "none"])
 def test_working_image_is_that_of_training(rule: str, channels: int, shape: tuple[int, int]) -> None:
     sizing = Sizing(24, 40, rule)
     image = noise(*shape, channels)
@@ -192,7 +192,7 @@ def test_working_image_is_that_of_training(rule: str, channels: int, shape: tupl
     assert filled == sizing.content_size(*shape)
 
 
-@pytest.mark.parametrize("rule", ["stretch", "keep", "none"])
+@pytest.mark.parametrize("rule", ["stretch", "letterbox", "none"])
 def test_mask_returns_to_the_size_of_the_image_as_in_training(rule: str, tmp_path: Path) -> None:
     model = Model(write_model(tmp_path / "model.onnx", image_size=[24, 40], resize=rule))
     sizing = Sizing(24, 40, rule)

@@ -113,7 +113,7 @@ def test_a_run_ended_by_the_clock_ends_its_schedule_and_validates(tiny_config: P
     arguments = ["fit", "--config", str(tiny_config), "--run_dir", str(tmp_path / "run"), "--model.schedule", "cosine"]
     arguments += ["--trainer.max_time", "00:00:00:04", "--trainer.max_epochs", "-1", "--model.warmup_steps", "0.1"]
     arguments += ["--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"]
-    arguments += ["--trainer.callbacks+", "flexunet_pl.training.callbacks.Curves", "--data.epoch_images", "64"]
+    arguments += ["--trainer.callbacks+", "flexunet_pl.training.callbacks.Curves", "--data.samples_per_epoch", "64"]
     assert main(arguments) == 0
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["lr_schedulers"][0]["last_epoch"] >= 0.9 * schedules.PARTS_OF_TIME

@@ -205,7 +205,7 @@ def test_gradients_are_clipped_in_mixed_precision_too(
     assert not torch.equal(first["network.head.weight"], second["network.head.weight"])
 
 
-@pytest.mark.parametrize("resize", ["keep", "none"])
+@pytest.mark.parametrize("resize", ["letterbox", "none"])
 def test_images_of_many_sizes_train_test_and_predict(resize: str, tiny_config: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "valid", "test"):

@@ -84,7 +84,7 @@ def build(
     _check_folds(before, settings.folds, out)
     palette = palette_of(Palette.load(out / PALETTE_FILE) if (out / PALETTE_FILE).exists() else None)
     sizing = Sizing(settings.size, settings.size, settings.resize)
-    palette = with_ignore(palette) if settings.resize == "keep" else palette
+    palette = with_ignore(palette) if settings.resize == "letterbox" else palette
     converter = Converter(palette, sizing, settings.antialiased_masks)
     own = {item.name for item in found}
     kept = [row for row in before if row.name not in own]

@@ -22,7 +22,7 @@ class Settings:
             source share; without it the variant prefixes of the FlexUNet family are taken off.
         near_duplicates: Whether images that look alike under different names join one group, are only reported, or are
             not looked for.
-        resize: none keeps sizes, stretch ignores the aspect, keep scales the longest side and pads to a square.
+        resize: none keeps sizes, stretch ignores the aspect, letterbox scales the longest side and pads to a square.
         size: Side in pixels after resizing.
         palette: YAML file with class names and colours; without it classes get colours of their own.
         antialiased_masks: Whether blended mask colours are moved to a neighbouring class.
@@ -36,7 +36,7 @@ class Settings:
     groups: Path | None = None
     source_pattern: str | None = None
     near_duplicates: Literal["join", "report", "off"] = "join"
-    resize: Literal["none", "stretch", "keep"] = "none"
+    resize: Literal["none", "stretch", "letterbox"] = "none"
     size: int = 512
     palette: Path | None = None
     antialiased_masks: bool = False

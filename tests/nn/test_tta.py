@@ -15,7 +15,7 @@ from flexunet_pl.cli.main import main
 from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
 from flexunet_pl.inference.onnx_infer import Model
 from flexunet_pl.nn.metrics import mask_from_logits
-from flexunet_pl.nn.tta import Mirrored
+from flexunet_pl.nn.tta import FlipTTA
 from flexunet_pl.training.callbacks import predict_working_size
 from flexunet_pl.training.task import SegmentationTask
 
@@ -32,7 +32,7 @@ def test_the_mean_is_that_of_both_views() -> None:
     ramp = nn.Conv2d(1, 2, (1, 3), padding=(0, 1), bias=False)  # sees the left neighbour, and the right one twice
     with torch.no_grad():
         ramp.weight.copy_(torch.tensor([[[[1.0, 0, 2]]], [[[0, 1.0, 0]]]]))
-        found = Mirrored(ramp)(torch.tensor([[[[1.0, 2, 4]]]]))
+        found = FlipTTA(ramp)(torch.tensor([[[[1.0, 2, 4]]]]))
     # Straight 2*2, 1+2*4, 2; in the mirror 1 and 2 trade places: 2, 2*1+4, 2*2.
     assert found.tolist() == [[[[3.0, 7.5, 3.0]], [[1.0, 2.0, 4.0]]]]
 
@@ -42,7 +42,7 @@ def test_a_task_learns_from_images_and_predicts_with_their_mirror_images(num_cla
     classes = palette(max(2, num_classes))
     torch.manual_seed(0)
     settings: dict[str, Any] = {"num_classes": num_classes, "base_filters": 2, "num_layers": 3, "dropout": 0.0}
-    task = SegmentationTask(classes, mirror=True, **settings)
+    task = SegmentationTask(classes, tta=True, **settings)
     image = images(40, 24)
     plain = task.network(image)
     assert torch.equal(task.train()(image), plain)
@@ -58,7 +58,7 @@ def test_a_task_learns_from_images_and_predicts_with_their_mirror_images(num_cla
 
 @pytest.fixture(scope="module")
 def mirrored_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_settings(tiny_checkpoint, tmp_path_factory.mktemp("mirrored"), mirror=True)
+    return with_settings(tiny_checkpoint, tmp_path_factory.mktemp("mirrored"), tta=True)
 
 
 def test_the_exported_model_looks_at_mirror_images_too(
@@ -85,7 +85,7 @@ def test_test_scores_the_mean(
     texts = []
     for name, words in {
         "kept": [str(mirrored_checkpoint)],
-        "asked": [str(tiny_checkpoint), "--model.mirror", "true"],
+        "asked": [str(tiny_checkpoint), "--model.tta", "true"],
         "bare": [str(tiny_checkpoint)],
     }.items():
         common = ["test", "--config", str(tiny_config), "--run_dir", str(tmp_path / name), "--ckpt_path"]

@@ -31,16 +31,16 @@ def masks_of(folder: Path) -> dict[str, UInt8Array]:
 
 @pytest.fixture(scope="module")
 def ruled_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the tiny checkpoint as if it had been trained with ``model.smallest_region``."""
-    return with_settings(tiny_checkpoint, tmp_path_factory.mktemp("ruled"), smallest_region=SMALLEST)
+    """Return the tiny checkpoint as if it had been trained with ``model.min_region_area``."""
+    return with_settings(tiny_checkpoint, tmp_path_factory.mktemp("ruled"), min_region_area=SMALLEST)
 
 
 @pytest.fixture(scope="module")
 def ruled_bundle(tiny_checkpoint: Path, ruled_checkpoint: Path) -> Path:
     """Return a bundle that was given the size when it was exported, as the checkpoint could have had it."""
-    assert facts_of(SegmentationTask.from_checkpoint(ruled_checkpoint), ruled_checkpoint)["smallest_region"] == SMALLEST
+    assert facts_of(SegmentationTask.from_checkpoint(ruled_checkpoint), ruled_checkpoint)["min_region_area"] == SMALLEST
     out = ruled_checkpoint.parent / "bundle"
-    assert main(["export", str(tiny_checkpoint), str(out), "--smallest_region", str(SMALLEST)]) == 0
+    assert main(["export", str(tiny_checkpoint), str(out), "--min_region_area", str(SMALLEST)]) == 0
     return out
 
 
@@ -68,13 +68,13 @@ def test_predict_and_the_exported_model_drop_the_same_regions(
     assert any((ruled[name] != mask).any() for name, mask in bare.items())
     assert any(mask.any() for mask in ruled.values())
     # The command line wins over the checkpoint.
-    again = predicted(ruled_checkpoint, "again", "--model.smallest_region", "0")
+    again = predicted(ruled_checkpoint, "again", "--model.min_region_area", "0")
     assert all((again[name] == mask).all() for name, mask in bare.items())
 
-    assert json.loads((ruled_bundle / "labels.json").read_text())["smallest_region"] == SMALLEST
+    assert json.loads((ruled_bundle / "labels.json").read_text())["min_region_area"] == SMALLEST
     infer = ["infer", str(ruled_bundle), str(photos), *tiles, "--out"]
     assert main([*infer, str(tmp_path / "onnx")]) == 0
-    assert main([*infer, str(tmp_path / "all"), "--smallest-region", "0"]) == 0
+    assert main([*infer, str(tmp_path / "all"), "--min-region-area", "0"]) == 0
     for name, mask in masks_of(tmp_path / "onnx").items():
         assert (mask == ruled[name]).mean() > 0.999
     assert all((mask == bare[name]).mean() > 0.999 for name, mask in masks_of(tmp_path / "all").items())
@@ -103,7 +103,7 @@ def test_test_and_report_judge_the_masks_that_predict_writes(
 
 
 def test_a_tiff_in_windows_drops_what_the_whole_image_does(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model.onnx", smallest_region=40)
+    model = write_model(tmp_path / "model.onnx", min_region_area=40)
     image = noise(300, 201, 3)
     tifffile.imwrite(tmp_path / "slide.tif", image, photometric="rgb", tile=(64, 64), compression="zlib")
     assert main(["infer", str(model), str(tmp_path / "slide.tif"), "--out", str(tmp_path / "out"), "--tile", "48"]) == 0
@@ -116,18 +116,18 @@ def test_a_tiff_in_windows_drops_what_the_whole_image_does(tmp_path: Path) -> No
 def test_models_of_before_keep_all_and_a_faulty_size_is_refused(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert labels().smallest_region == 0
+    assert labels().min_region_area == 0
     with pytest.raises(InferenceError, match="invalid literal for int"):
-        labels(smallest_region="few")
+        labels(min_region_area="few")
     Image.fromarray(np.full((8, 8, 3), RED, dtype=np.uint8)).save(tmp_path / "a.png")
     bare = write_model(tmp_path / "model.onnx")
     for words, said in (
         (
-            ["infer", str(bare), str(tmp_path / "a.png"), "--out", str(tmp_path), "--smallest-region", "-1"],
+            ["infer", str(bare), str(tmp_path / "a.png"), "--out", str(tmp_path), "--min-region-area", "-1"],
             "-region -1 ",
         ),
-        (["export", str(tiny_checkpoint), str(tmp_path / "new"), "--smallest_region", "-1"], "smallest_region=-1 "),
-        (["fit", "--config", str(ROOT / "configs" / "demo.yaml"), "--model.smallest_region=-1"], "smallest_region=-1 "),
+        (["export", str(tiny_checkpoint), str(tmp_path / "new"), "--min_region_area", "-1"], "min_region_area=-1 "),
+        (["fit", "--config", str(ROOT / "configs" / "demo.yaml"), "--model.min_region_area=-1"], "min_region_area=-1 "),
     ):
         assert main(words) == 2
         assert f"{said}must be 0, which keeps all, or " in capsys.readouterr().err
@@ -173,23 +173,23 @@ def test_regions_finds_a_size_that_helps(tmp_path: Path, capsys: pytest.CaptureF
         truth = np.zeros((64, 64), dtype=np.uint8)
         truth[20:40, 20:44] = 1
         write_case(tmp_path / "data" / "valid", f"part{number}", truth, truth | specks(20, truth.shape, 3, number))
-    model = str(write_model(tmp_path / "model.onnx", smallest_region=3000))  # its own rule does not hide anything
-    assert main(["regions", model, str(tmp_path / "data")]) == 0
+    model = str(write_model(tmp_path / "model.onnx", min_region_area=3000))  # its own rule does not hide anything
+    assert main(["tune-min-area", model, str(tmp_path / "data")]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split() == ["smallest_region", "mean", "foreground", "Dice", "crack"]
+    assert said[0].split() == ["min_region_area", "mean", "foreground", "Dice", "crack"]
     table = {int(line.split()[0]): float(line.split()[1]) for line in said[1 : 1 + len(SIZES)]}
     assert max(table, key=table.__getitem__) == 10
     assert table[0] < table[10] > table[500]
     assert said[-3].endswith(f"each in turn: {table[10]:.4f}")
-    assert said[-2].startswith("To use it: --model.smallest_region 10 ")
+    assert said[-2].startswith("To use it: --model.min_region_area 10 ")
 
 
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        ("nothing invented", "Small regions are right more often than not: leave model.smallest_region at 0."),
+        ("nothing invented", "Small regions are right more often than not: leave model.min_region_area at 0."),
         ("one source", "All images are of one source: nothing tells whether 10 helps with others."),
-        ("hurts others", "On images that did not choose it no size helps: leave model.smallest_region at 0."),
+        ("hurts others", "On images that did not choose it no size helps: leave model.min_region_area at 0."),
     ],
 )
 def test_regions_says_when_no_size_helps(
@@ -205,7 +205,7 @@ def test_regions_says_when_no_size_helps(
         small = specks(3, truth.shape, 3, 1)
         write_case(tmp_path / "data" / "valid", "other", small, small)
     model = str(write_model(tmp_path / "model.onnx"))
-    assert main(["regions", model, str(tmp_path / "data")]) == 0
+    assert main(["tune-min-area", model, str(tmp_path / "data")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == said
 
 
@@ -223,7 +223,7 @@ def test_a_model_can_be_looked_at_without_the_rule(
 
 def test_regions_reads_folders_of_predicted_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_cases(tmp_path / "data", "valid")
-    main(["regions", str(tmp_path / "data" / "valid" / "masks"), str(tmp_path / "data")])
+    main(["tune-min-area", str(tmp_path / "data" / "valid" / "masks"), str(tmp_path / "data")])
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "1.0000"]
-    main(["regions", str(tmp_path / "data"), str(tmp_path / "data")])
+    main(["tune-min-area", str(tmp_path / "data"), str(tmp_path / "data")])
     assert "this folder holds no model" in capsys.readouterr().err
