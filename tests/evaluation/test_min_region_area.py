@@ -124,7 +124,7 @@ def test_models_of_before_keep_all_and_a_faulty_size_is_refused(
     for words, said in (
         (
             ["infer", str(bare), str(tmp_path / "a.png"), "--out", str(tmp_path), "--min-region-area", "-1"],
-            "-region -1 ",
+            "--min-region-area -1 ",
         ),
         (["export", str(tiny_checkpoint), str(tmp_path / "new"), "--min_region_area", "-1"], "min_region_area=-1 "),
         (["fit", "--config", str(ROOT / "configs" / "demo.yaml"), "--model.min_region_area=-1"], "min_region_area=-1 "),
