@@ -1,11 +1,12 @@
-# Everything runs in a virtual environment of its own; on a machine with Python 3.11 or later, git and make nothing else
-# is needed. SETUP= leaves the installation out, BIN= names another environment's bin folder.
+# All targets run in .venv, which make setup creates; Python 3.11 or later, git and make are enough. SETUP= skips the
+# installation, BIN= names the bin folder of another environment.
 PYTHON ?= python3
 BIN ?= .venv/bin
 SETUP ?= .venv/.installed
+FLEXUNET = $(BIN)/python -m flexunet_pl
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test test-full lint
+.PHONY: setup demo test test-full lint docs dist
 
 setup: $(SETUP)
 
@@ -16,21 +17,21 @@ setup: $(SETUP)
 	touch $@
 
 demo: $(SETUP)
-	$(BIN)/python -m flexunet_pl fit --config configs/demo.yaml
-	$(BIN)/python -m flexunet_pl test --config configs/demo.yaml
-	$(BIN)/python -m flexunet_pl predict --config configs/demo.yaml \
+	$(FLEXUNET) fit --config configs/demo.yaml
+	$(FLEXUNET) test --config configs/demo.yaml
+	$(FLEXUNET) predict --config configs/demo.yaml \
 		--data.predict_dir dataset/demo-tiles/test/images --out $$(ls -td runs/demo-* | head -n 1)/masks
-	$(BIN)/python -m flexunet_pl report $$(ls -td runs/demo-* | head -n 1) dataset/demo-tiles \
+	$(FLEXUNET) report $$(ls -td runs/demo-* | head -n 1) dataset/demo-tiles \
 		--out $$(ls -td runs/demo-* | head -n 1)/report
 	@run=$$(ls -td runs/demo-* | head -n 1); \
 	echo; \
 	echo "The demo is in $$run:"; \
-	echo "  curves/scores.png      how the Dice of each class rose"; \
+	echo "  curves/scores.png      Dice of each class by epoch"; \
 	echo "  epoch_pictures/        truth and prediction after every epoch"; \
-	echo "  report/report.html     where it is right and wrong; open it in a browser"; \
-	echo "  test_scores.json       the scores on images of tiles it has never seen"; \
-	echo "  masks/overlays/        what it found on them"; \
-	echo "  checkpoints/best.ckpt  the model; python -m flexunet_pl tells what else one can do with it"
+	echo "  report/report.html     scores and errors; open it in a browser"; \
+	echo "  test_scores.json       scores on the test split"; \
+	echo "  masks/overlays/        predictions on the test split"; \
+	echo "  checkpoints/best.ckpt  the model; docs/tutorial.md shows how to export it"
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -42,3 +43,9 @@ test: lint
 
 test-full: $(SETUP)
 	$(PYTEST) -m full
+
+docs: $(SETUP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(SETUP)
+	$(BIN)/python -m build --outdir dist

@@ -29,9 +29,9 @@ from flexunet_pl.data.synthetic.dataset import draw_sample
 from flexunet_pl.export.int8.blocks import narrow_level_on_blocks
 from flexunet_pl.export.int8.graph import Graph, make_node
 from flexunet_pl.export.int8.layout import convolution_to_blocks, is_doubling
-from flexunet_pl.export.int8.quantize import REWRITES, quantize_model, quantized_model
+from flexunet_pl.export.int8.quantize import REWRITES, quantize_model
 from flexunet_pl.export.onnx import MaskingNetwork, export_onnx
-from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
 UInt8Array = npt.NDArray[np.uint8]
 Segment = Callable[[], UInt8Array]
@@ -51,7 +51,11 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     network = FlexUNet(
-        6, 3, options.base_filters, options.base_kernel, options.num_layers, normalization=options.normalization
+        6,
+        3,
+        settings=FlexUNetSettings(
+            options.base_filters, options.base_kernel, options.num_layers, normalization=options.normalization
+        ),
     ).eval()
     images = [draw_sample((options.size, options.size), source, 0, 0)[0] for source in range(CALIBRATION_IMAGES)]
     with tempfile.TemporaryDirectory() as folder:
@@ -80,11 +84,8 @@ def written(network: FlexUNet, images: list[UInt8Array], folder: Path) -> dict[s
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    graph = Graph(onnx.load(paths["fp32"]))
-    for rewrite in REWRITES:
-        if rewrite is not narrow_level_on_blocks:
-            rewrite(graph)
-    onnx.save(quantized_model(graph, images), paths["int8, without blocks"])
+    on_pixels = [rewrite for rewrite in REWRITES if rewrite is not narrow_level_on_blocks]
+    quantize_model(paths["fp32"], images, paths["int8, without blocks"], on_pixels)
     quantize_model(paths["fp32"], images, paths["int8"])
     return paths
 

@@ -62,13 +62,13 @@ def write(folder: Path) -> Iterator[tuple[str, float]]:
 
     for case in CASES:
         torch.manual_seed(1)
-        network = FlexUNet(**settings_of(case)).eval()
+        network = FlexUNet.from_arguments(settings_of(case)).eval()
         for key, tensor in network.state_dict().items():
             if key.endswith("running_var"):
                 tensor.uniform_(0.5, 2.0)
             elif key.endswith(("bias", "running_mean")):
                 tensor.normal_(0.0, 0.1)
-            elif key == "encoder.0.0.weight" and not network.settings["input_normalize"]:
+            elif key == "encoder.0.0.weight" and not network.settings.input_normalize:
                 tensor /= 255
         image = torch.randint(0, 256, (2, network.in_channels, *SIDES)).float()
         with torch.no_grad():

@@ -90,9 +90,8 @@ def main(words: Sequence[str] | None = None) -> int:
         model, images, palette = open_with_truth(options.model, options.data, options.split, True)
         total = np.zeros((len(palette), 1 + 2 * len(KINDS)), np.int64)
         for pair in images.pairs:
-            assert pair.mask is not None  # noqa: S101  find_images_with_truth gives pairs with a mask only
             truth, _ = read_mask(pair.mask, palette, images.antialiased)
-            total += count_errors(truth, model.look(pair).mask_index, len(palette))
+            total += count_errors(truth, model.predict(pair).mask_index, len(palette))
         there = {
             name: row
             for name, row in zip(palette.names[1:], total[1:], strict=True)

@@ -22,10 +22,11 @@ from quality import Result, chosen, runs_of, train
 
 from flexunet_pl.core.errors import UserError, print_user_error
 from flexunet_pl.core.files import write_json, write_text
+from flexunet_pl.core.types import Pair
 from flexunet_pl.data.balance import count_masks
 from flexunet_pl.data.layout import find_palette
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import Pair, find_pairs
+from flexunet_pl.data.samples import find_pairs
 from flexunet_pl.data.sources import source_of
 
 Sources = dict[str, dict[str, list[Pair]]]
@@ -39,13 +40,13 @@ def pairs_of(data: Path, split: str) -> list[Pair]:
     """
     pairs, problems = find_pairs(data / split / "images", data / split / "masks")
     if problems:
-        raise UserError(problems[0])
+        raise UserError(str(problems[0]))
     return pairs
 
 
 def sources_of(pairs: Sequence[Pair], palette: Palette, antialiased: bool) -> Sources:
     """Return for each foreground class its pairs by source, sorted; a pair of several classes is under each."""
-    counts = count_masks([pair.mask for pair in pairs if pair.mask is not None], palette, antialiased)
+    counts = count_masks([pair.mask for pair in pairs], palette, antialiased)
     found: Sources = {name: {} for name in palette.names[1:]}
     for pair, row in zip(pairs, counts, strict=True):
         for name, pixels in zip(palette.names[1:], row[1:], strict=True):
@@ -61,8 +62,7 @@ def write_split(pairs: Sequence[Pair], folder: Path) -> None:
         (part / kind).mkdir(parents=True, exist_ok=True)
     for pair in pairs:
         shutil.copy(pair.image, part / "images")
-        if pair.mask is not None:
-            shutil.copy(pair.mask, part / "masks")
+        shutil.copy(pair.mask, part / "masks")
     part.rename(folder)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/report.py cost [--images 1000] [--models 1]
     pip install pyaupro adeval && python benchmarks/report.py published
 
-``cost`` judges a stand-in for a model on made-up tiles of 512x512 pixels; the stand-in's own time is told apart.
+``cost`` evaluates a stand-in for a model on made-up tiles of 512x512 pixels; its own time is printed too.
 """
 
 import argparse
@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, label
 
+from flexunet_pl.cli.report import parse
+from flexunet_pl.core.types import Pair
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import Pair, ReadingRules, read_image
+from flexunet_pl.data.samples import ReadingRules, read_image
 from flexunet_pl.data.synthetic.dataset import TILE_PALETTE, draw_sample
 from flexunet_pl.evaluation.curves import AUPRO_LIMIT, DetectionHistogram
-from flexunet_pl.evaluation.models import Clock, Seen
-from flexunet_pl.report.command import parse
+from flexunet_pl.evaluation.models import Clock, ImagePrediction
 from flexunet_pl.report.writer import write_report
 
 SIDE = 512
@@ -43,7 +44,7 @@ class StandIn:
         self.clock = Clock()
         self._known: dict[int, npt.NDArray[np.float32]] = {}
 
-    def look(self, pair: Pair) -> Seen:
+    def predict(self, pair: Pair) -> ImagePrediction:
         """Segment the image of a pair."""
         image = read_image(pair.image, ReadingRules())
         with self.clock.running():
@@ -51,10 +52,9 @@ class StandIn:
             if number not in self._known:
                 self._known[number] = self._chances(pair)
             chances = self._known[number]
-            return Seen(image, chances.argmax(axis=2).astype(np.uint8), chances)
+            return ImagePrediction(image, chances.argmax(axis=2).astype(np.uint8), chances)
 
     def _chances(self, pair: Pair) -> npt.NDArray[np.float32]:
-        assert pair.mask is not None  # noqa: S101  the benchmark's images all have truth
         assert self.palette is not None  # noqa: S101  set above
         truth, _ = read_mask(pair.mask, self.palette, antialiased=False)
         rng = np.random.default_rng(sum(pair.name.encode()))
@@ -67,7 +67,7 @@ class StandIn:
 
 
 def measure_cost(images: int, models: int) -> None:
-    """Judge ``models`` stand-ins on ``images`` images and print what it took."""
+    """Evaluate ``models`` stand-ins on ``images`` images and print what it took."""
     from PIL import Image
 
     palette = Palette.from_mapping(TILE_PALETTE)

@@ -8,8 +8,9 @@
 All variants take turns, step by step, so that a machine that slows down slows all of them; times are medians. The first
 one is what the others are compared with: torch's own dropout, clipping and layout. The peak is the best of the matrix
 products that take turns with the steps, and the share of it counts three times the operations of the forward pass.
-Memory is the peak of a process of its own. Waiting for data is measured with the fastest variant and the config's own
-loader, on made-up images if the config's are not there.
+Memory is the peak of a process of its own. A device that does not compute in bf16 is measured in fp32 alone. Waiting
+for data is measured with the fastest variant and the config's own loader, on made-up images if the config's are not
+there.
 """
 
 import argparse
@@ -35,7 +36,9 @@ from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
 from flexunet_pl.nn.dropout import Dropout
 from flexunet_pl.nn.metrics import mask_from_logits
+from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.training.optim import build_optimizer, clip_by_value
+from flexunet_pl.training.precision import automatic_precision
 from flexunet_pl.training.task import Batch, SegmentationTask
 
 PARTS = ("forward", "loss and scores", "backward", "optimizer")
@@ -77,6 +80,12 @@ VARIANTS = (
 COMPILED = (Variant("bf16", channels_last=True, plain=True, compiled=True),)
 
 
+def variants_on(device: str, compiled: bool) -> list[Variant]:
+    """Return the variants to measure: those in bf16 only where the device computes in it."""
+    has_bf16 = automatic_precision(device)[0] == "bf16-mixed"
+    return [one for one in VARIANTS + COMPILED * compiled if has_bf16 or one.precision != "bf16"]
+
+
 def read_config(path: str, overrides: Sequence[str]) -> Config:
     """Return the parts model, data and trainer of a config, with ``--part.key value`` from the command line."""
     content = yaml.safe_load(Path(path).read_text())
@@ -96,7 +105,7 @@ def build_task(config: Config) -> SegmentationTask:
     settings = config["model"] | {"in_channels": data.get("channels", 3), "image_size": data.get("image_size", 512)}
     if isinstance(settings.get("class_weights"), str):
         del settings["class_weights"]  # counted from masks; they cost no time
-    return SegmentationTask(palette if isinstance(palette, dict) else dict(TILE_PALETTE), **settings)
+    return SegmentationTask(palette if isinstance(palette, dict) else dict(TILE_PALETTE), **nested_settings(settings))
 
 
 class Stepper:
@@ -285,11 +294,12 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(options.threads)
     config, device = read_config(options.config, overrides), torch.device(options.device)
     batch = made_up_batch(config)
-    steppers = [Stepper(variant, config, device) for variant in VARIANTS + COMPILED * options.compile]
+    variants = variants_on(options.device, options.compile)
+    steppers = [Stepper(variant, config, device) for variant in variants]
     for stepper in steppers:
         stepper.step(batch)
         stepper.forget()
-    peaks = dict.fromkeys(PRECISIONS, 0.0)
+    peaks = {variant.precision: 0.0 for variant in variants}
     for _ in range(options.steps):
         for precision in PRECISIONS:
             peaks[precision] = max(peaks[precision], matrix_speed(precision, device))

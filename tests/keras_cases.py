@@ -16,9 +16,11 @@ WHOLE_MODELS = ("model.keras", "model.h5")
 
 def make_network(**settings: Any) -> FlexUNet:
     """Return a FlexUNet in which biases and BatchNorm's statistics count too, in evaluation mode."""
-    network = FlexUNet(**{"num_classes": 3, "base_filters": 2, "num_layers": 2, "base_kernel": 3, **settings})
+    network = FlexUNet.from_arguments(
+        {"num_classes": 3, "base_filters": 2, "num_layers": 2, "base_kernel": 3, **settings}
+    )
     generator = torch.Generator().manual_seed(7)
-    scale = 1.0 if network.settings["input_normalize"] else 255.0
+    scale = 1.0 if network.settings.input_normalize else 255.0
     for key, tensor in network.state_dict().items():
         if key.endswith("running_var"):
             tensor.uniform_(0.5, 2.0, generator=generator)

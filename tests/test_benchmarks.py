@@ -155,6 +155,18 @@ def test_a_recipe_that_fails_is_one_error(tiny_data: Path, tmp_path: Path, capfd
     assert "none.yaml" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("32-true", {"fp32"}), ("bf16-mixed", {"fp32", "bf16"})], ids=["no bf16", "bf16"]
+)
+def test_only_a_device_that_computes_in_bf16_is_measured_in_it(
+    precision: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    training: Any = benchmark("training")
+    monkeypatch.setattr(training, "automatic_precision", lambda _: (precision, "a reason"))
+    assert {variant.precision for variant in training.variants_on("cpu", compiled=True)} == expected
+
+
 @pytest.mark.full
 def test_the_training_table_has_a_row_for_each_variant(
     tiny_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -165,7 +177,7 @@ def test_the_training_table_has_a_row_for_each_variant(
     training.main([str(tiny_config), "--steps", "2", "--profile", "--data.num_workers", "0"])
     said = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in said.splitlines() if line.startswith(("| fp32", "| bf16"))]
-    assert rows == [str(variant) for variant in training.VARIANTS]
+    assert rows == [str(variant) for variant in training.variants_on("cpu", compiled=False)]
     first = next(line for line in said.splitlines() if line.startswith("| fp32 contiguous"))
     assert first.split("|")[4].strip() == "1.00"
     assert "Waiting for data" in said
@@ -261,4 +273,4 @@ def test_limits_are_told_of_a_model_on_a_data_set(
     assert (tmp_path / "out" / "limits.png").is_file()
     assert capsys.readouterr().out.splitlines()[2:-1] == rows
     assert benchmark("limits").main([str(tmp_path / "none"), *words[1:]]) == 2
-    assert "no such model" in capsys.readouterr().err
+    assert "no model there" in capsys.readouterr().err

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "flexunet_pl"
 
 # Imports point to earlier ranks only; packages of one rank do not import each other.
 RANKS = (
-    {"__init__", "core"},
+    {"core"},
     {"data", "nn", "inference"},
     {"visualization"},
     {"training", "curation"},
@@ -20,8 +20,9 @@ RANKS = (
     {"report", "summary"},
     {"export"},
     {"migrate", "serving"},
+    {"api"},
     {"cli"},
-    {"__main__"},
+    {"__init__", "__main__"},
 )
 RANK_OF = {package: rank for rank, packages in enumerate(RANKS) for package in packages}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,1 +1,1 @@
-"""What every sub-package may use: errors and atomic files."""
+"""What every package may use: errors, atomic files, console and shared types."""

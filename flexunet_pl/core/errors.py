@@ -1,14 +1,12 @@
-"""The error a user can mend, and how it is printed."""
+"""The error for user mistakes, and how to print it."""
 
 import difflib
 import sys
 from collections.abc import Iterable
 
-USER_ERROR_EXIT_CODE = 2
-
 
 class UserError(ValueError):
-    """A mistake the user can mend.
+    """A mistake the user can fix.
 
     The message stands on its own: it names the file or key, the value found, the rule, and the repair.
     """
@@ -20,14 +18,14 @@ def print_user_error(error: Exception | str) -> int:
     Returns:
         The exit code that goes with it, 2.
     """
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201  the one place that talks to the user about errors
-    return USER_ERROR_EXIT_CODE
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201  the one place that prints errors
+    return 2
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string.
 
-    A word that is itself known, but was not in its place, has no better one.
+    A known word in the wrong place gets no suggestion.
     """
     words = set(known)
     nearest = [] if word in words else difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""Atomic writes: a file appears under its name whole, or not at all."""
+"""Atomic writes: write to a temporary file, then rename."""
 
 import contextlib
 import json

@@ -1,1 +1,1 @@
-"""Folders as people have them -> a data set one can trust."""
+"""Prepare data sets from folders of images and masks, and audit them."""

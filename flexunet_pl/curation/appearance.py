@@ -1,4 +1,4 @@
-"""What a picture looks like, whatever its exposure: perceptual hashes, a thumbnail, and how alike two of them are."""
+"""Compare images regardless of exposure: perceptual hashes, thumbnails and their correlation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a picture looks like.
+    """Hashes and thumbnail of an image.
 
     Attributes:
         bits: Hashes of the picture in its eight orientations, bool (8, 256); empty (0, 256) for a blank picture.
@@ -41,7 +41,7 @@ class Appearance:
 
 
 def appearance_of(image: UInt8Array) -> Appearance:
-    """Return what an image uint8 (H, W, C) looks like."""
+    """Return the appearance of an image uint8 (H, W, C)."""
     picture = Image.fromarray(np.ascontiguousarray(image[..., :3] if image.shape[2] >= 3 else image[..., 0]))
     scale = min(1.0, THUMBNAIL / max(picture.size))
     # Averaging whole blocks first is several times as fast, and leaves enough for a good filter.
@@ -51,7 +51,7 @@ def appearance_of(image: UInt8Array) -> Appearance:
     bits = np.zeros((0, HASH_SIDE**2), dtype=bool)
     if thumbnail.std() >= LEAST_CONTRAST:
         square = reduced.resize((HASH_PICTURE, HASH_PICTURE), Image.Resampling.LANCZOS)
-        levels = _evened(np.asarray(square), sigma=8, floor=2) * 50 + 128
+        levels = _flattened(np.asarray(square), sigma=8, floor=2) * 50 + 128
         turned = orientations(levels.clip(0, 255).astype(np.uint8))
         hashes = [imagehash.phash(Image.fromarray(levels), hash_size=HASH_SIDE).hash for levels in turned]
         bits = np.stack(hashes).reshape(ORIENTATIONS, -1)
@@ -81,20 +81,14 @@ def likeness(one: Appearance, other: Appearance, orientation: int = 0) -> float:
     else:
         shapes = np.full((2, 2), THUMBNAIL)
     first, second = (
-        _evened(_resized(thumbnail, shape), sigma=3, floor=1.5)
-        for thumbnail, shape in zip((one.thumbnail, turned), shapes.tolist(), strict=True)
+        np.asarray(Image.fromarray(thumbnail).resize((width, height), Image.Resampling.BILINEAR))
+        for thumbnail, (height, width) in zip((one.thumbnail, turned), shapes.tolist(), strict=True)
     )
-    return _correlation(first, second)
+    return _correlation(_flattened(first, sigma=3, floor=1.5), _flattened(second, sigma=3, floor=1.5))
 
 
-def _resized(grey: UInt8Array, shape: list[int]) -> UInt8Array:
-    if list(grey.shape) == shape:
-        return grey
-    return np.asarray(Image.fromarray(grey).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def _evened(grey: UInt8Array, sigma: float, floor: float) -> Floats:
-    """Take slow brightness and local contrast out of grey uint8 (H, W); what is below ``floor`` levels fades."""
+def _flattened(grey: UInt8Array, sigma: float, floor: float) -> Floats:
+    """Take slow brightness and local contrast out of grey uint8 (H, W); contrast below ``floor`` levels fades."""
     values = grey.astype(np.float32)
     detail = values - gaussian_filter(values, sigma)
     spread = np.sqrt(gaussian_filter(detail**2, sigma)) + floor

@@ -1,5 +1,6 @@
-"""Masks of any form as class indices, and back to files: exact palette colours, index images or one-hot arrays."""
+"""Read masks of any form as class indices, and write them as palette colours, index images or one-hot arrays."""
 
+import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +9,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flexunet_pl.core.console import progress
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_bytes
+from flexunet_pl.core.types import collected, raise_problems
 from flexunet_pl.curation.prepare.readers import NO_CLASS, Found
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
-from flexunet_pl.data.samples import LOSSY_SUFFIXES, MASK_SUFFIXES, ReadingRules, image_size, read_image
+from flexunet_pl.data.samples import (
+    LOSSY_SUFFIXES,
+    MASK_SUFFIXES,
+    ReadingRules,
+    by_stem,
+    files_in,
+    image_size,
+    lossy_mask_problem,
+    read_image,
+    size_problems,
+)
 from flexunet_pl.data.sizing import Sizing
 
 # Masks with soft edges: from this level on a pixel belongs to the defect.
@@ -22,7 +35,7 @@ MASK_THRESHOLD = 128
 
 @dataclass(frozen=True)
 class Converter:
-    """How the files of a folder become those of a data set.
+    """Converts the files of a folder to files of a data set.
 
     Attributes:
         palette: What class is what.
@@ -35,10 +48,7 @@ class Converter:
     antialiased: bool = False
 
     def read(self, found: Found) -> tuple[UInt8Array, UInt8Array, int]:
-        """Read an image uint8 (H, W, C) and its mask uint8 (H, W), class indices, at their own size.
-
-        Returns:
-            The image, the mask, and how many blended pixels were moved to a neighbouring class.
+        """Return image uint8 (H, W, C), mask uint8 (H, W) of class indices, and how many blended pixels were moved.
 
         Raises:
             UserError: If a file cannot be read or resized, the two differ in size, or the mask contradicts its folder.
@@ -47,11 +57,8 @@ class Converter:
             raise UserError(f"{found.image}: an array image cannot be resized; prepare it with --resize none")
         image = read_any_image(found.image)
         mask_index, moved = self.read_mask(found, image.shape[:2])
-        if mask_index.shape != image.shape[:2]:
-            sizes = " and ".join(f"{height} x {width}" for height, width in (image.shape[:2], mask_index.shape))
-            raise UserError(
-                f"{found.image}: image and mask differ in size (height x width: {sizes}); crop one to the other"
-            )
+        for problem in size_problems(found.image, image.shape[:2], mask_index.shape):
+            raise UserError(str(problem))
         return image, mask_index, moved
 
     def read_mask(self, found: Found, size: tuple[int, ...]) -> tuple[UInt8Array, int]:
@@ -89,10 +96,8 @@ def read_any_image(path: Path) -> UInt8Array:
     """Read an image as uint8 (H, W, C), whatever its bits; the channels of an array file are its own, else three."""
     channels = 3
     if path.suffix.lower() == ".npy":
-        try:
+        with contextlib.suppress(OSError, ValueError, EOFError, IndexError):  # read_image says what is wrong
             channels = int(np.load(path, mmap_mode="r", allow_pickle=False).shape[-1])
-        except (OSError, ValueError, EOFError, IndexError):
-            channels = 3  # read_image says what is wrong with the file
     return read_image(path, ReadingRules(channels=channels, sixteen_bit="full_range"))
 
 
@@ -111,7 +116,7 @@ def read_two_valued(path: Path) -> UInt8Array:
     as soft edges have them, those of 128 and more; a mask of a single level marks all of the picture or nothing.
 
     Raises:
-        UserError: If the file cannot be read, or is too dark to tell what it marks.
+        UserError: If the file cannot be read, or is too dark to say what it marks.
     """
     rgba = read_image(path, ReadingRules(channels=4, sixteen_bit="min_max")).astype(np.uint16)
     level = rgba[..., :3].max(axis=2) * rgba[..., 3] // 255
@@ -120,7 +125,7 @@ def read_two_valued(path: Path) -> UInt8Array:
     if levels[-1] < MASK_THRESHOLD:
         if len(levels) > 2 or (len(levels) == 1 and levels[0] > 1):
             raise UserError(
-                f"{path}: its brightest pixel has {levels[-1]} of 255, so it does not tell what it marks; paint the "
+                f"{path}: its brightest pixel has {levels[-1]} of 255, too dark to mark anything; paint the "
                 "defect white and everything else black, or, if the levels are classes, use prepare pairs"
             )
         threshold = max(1, int(levels[-1]))
@@ -132,10 +137,6 @@ def png_bytes(pixels: UInt8Array) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(file, format="PNG")
     return file.getvalue()
-
-
-def _color_file(mask_index: UInt8Array, palette: Palette) -> tuple[str, bytes]:
-    return ".png", png_bytes(palette.decode(mask_index))
 
 
 def _index_file(mask_index: UInt8Array, palette: Palette) -> tuple[str, bytes]:
@@ -157,7 +158,7 @@ def _array_file(mask_index: UInt8Array, palette: Palette) -> tuple[str, bytes]:
 
 
 MASK_FORMATS: dict[str, Callable[[UInt8Array, Palette], tuple[str, bytes]]] = {
-    "color": _color_file,
+    "color": lambda mask_index, palette: (".png", png_bytes(palette.decode(mask_index))),
     "index": _index_file,
     "npz": _array_file,
 }
@@ -172,27 +173,18 @@ def convert_masks(src: Path, out: Path, palette: Palette, target: str, antialias
     Raises:
         UserError: If a mask cannot be read with this palette; nothing is written before all could be.
     """
-    if not src.is_dir():
-        raise UserError(f"{src}: this folder does not exist; check the path")
-    masks = sorted(path for path in src.iterdir() if path.suffix.lower() in MASK_SUFFIXES and path.name[0] != ".")
+    masks = files_in(src, MASK_SUFFIXES)
     if not masks:
         raise UserError(f"{src}: no mask ({', '.join(MASK_SUFFIXES)}) in this folder; check the path")
-    lossy = sorted(path for path in src.iterdir() if path.suffix.lower() in LOSSY_SUFFIXES and path.name[0] != ".")
-    problems = [f"{path}: a mask in a lossy format cannot keep its colours; save it as PNG" for path in lossy]
+    problems = [lossy_mask_problem(path) for path in files_in(src, LOSSY_SUFFIXES)]
+    by_stem(masks, problems)
     moved = 0
-    for path in masks:
-        try:
+    for path in progress(masks, "Reading masks"):
+        with collected(problems):
             moved += read_class_mask(path, palette, antialiased)[1]
-        except UserError as error:
-            problems.append(str(error))
-    stems = [path.stem for path in masks]
-    problems += [
-        f"{src}: {stem!r} is the stem of two masks; rename one" for stem in sorted(set(stems)) if stems.count(stem) > 1
-    ]
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} problems, nothing was written:", *problems]))
+    raise_problems(problems, after=", nothing was written")
     written = 0
-    for path in masks:
+    for path in progress(masks, "Writing masks"):
         suffix, content = MASK_FORMATS[target](read_mask(path, palette, antialiased)[0], palette)
         goal = out / f"{path.stem}{suffix}"
         if not goal.exists():

@@ -1,17 +1,17 @@
-"""Find pictures that show the same thing under different names: a perceptual hash proposes, a correlation decides.
+"""Find near-duplicate images: a perceptual hash proposes pairs, a correlation decides.
 
 Exposure, a slightly other crop, size, mirroring and right-angle turns do not hide a picture from this search; a strong
 warp or a free rotation does. The limits were chosen on the magnetic-tile pictures, see docs/data.md.
 """
 
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import DisjointSet
 
 from flexunet_pl.curation.appearance import HASH_SIDE, ORIENTATIONS, Appearance, likeness
 
@@ -22,7 +22,7 @@ LEAST_LIKENESS = 0.6
 # group out of this share of all groups (and more than so many), only practically identical ones count.
 LARGEST_SHARE, LARGEST_COUNT = 0.25, 24
 IDENTICAL_LIKENESS = 0.97
-# Of each picture's candidates the nearest ones are looked at.
+# The number of nearest candidates compared for each image.
 CANDIDATES_EACH = 12
 # Distances computed at a time, so that memory does not grow with the square of the pictures.
 DISTANCES_AT_ONCE = 1 << 20
@@ -32,19 +32,19 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What the search found.
+    """Pairs of images that look alike.
 
     Attributes:
         pairs: (first, second, likeness 0..1) by position, sorted; first < second. Not every pair of alike pictures:
             enough of them to lead from each picture to all that are alike.
-        look_alikes: How many pictures are so alike in pose that duplicates cannot be told from different parts.
+        look_alikes: How many pictures are so alike in pose that duplicates look the same as different parts.
     """
 
     pairs: list[tuple[int, int, float]]
     look_alikes: int
 
 
-class Gallery:
+class Gallery(AbstractContextManager["Gallery"]):
     """The appearances of many pictures: hashes in memory (256 bytes each), thumbnails in a temporary file."""
 
     def __init__(self) -> None:
@@ -53,12 +53,7 @@ class Gallery:
         self._bits: list[npt.NDArray[np.uint8]] = []
         self._places: list[tuple[int, tuple[int, ...], tuple[int, int]]] = []
 
-    def __enter__(self) -> Self:
-        """Return the gallery."""
-        return self
-
     def __exit__(self, *_: object) -> None:
-        """Close the temporary file."""
         self._file.close()
 
     def add(self, appearance: Appearance | None) -> None:
@@ -72,20 +67,20 @@ class Gallery:
     def near_duplicates(self, groups: Sequence[str]) -> NearDuplicates:
         """Find alike pictures of different groups; ``groups`` has the name of each picture's group."""
         found: dict[tuple[int, int], float] = {}
-        joined = Joined(groups)
+        joined = DisjointSet(groups)
         for first, second, orientation in self._candidates(groups):
-            if joined.top(groups[first]) != joined.top(groups[second]):
+            if not joined.connected(groups[first], groups[second]):
                 value = likeness(self._appearance(first), self._appearance(second), orientation)
                 if value >= LEAST_LIKENESS:
                     found[first, second] = value
-                    joined.join(groups[first], groups[second])
-        crowd = _crowd(groups, joined)
+                    joined.merge(groups[first], groups[second])
+        crowded = _crowded(groups, joined)
         pairs = [
             (first, second, round(value, 3))
             for (first, second), value in sorted(found.items())
-            if first not in crowd or value >= IDENTICAL_LIKENESS
+            if first not in crowded or value >= IDENTICAL_LIKENESS
         ]
-        return NearDuplicates(pairs, len(crowd))
+        return NearDuplicates(pairs, len(crowded))
 
     def _appearance(self, index: int) -> Appearance:
         place, shape, size = self._places[index]
@@ -107,39 +102,22 @@ class Gallery:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-class Joined:
-    """Groups that become one, two at a time; a joined group bears the name of its first in alphabetical order."""
-
-    def __init__(self, groups: Iterable[str]) -> None:
-        """Begin with every group on its own."""
-        self._above = {group: group for group in groups}
-
-    def top(self, group: str) -> str:
-        """Return the name of what a group has become."""
-        while self._above[group] != group:
-            self._above[group] = self._above[self._above[group]]
-            group = self._above[group]
-        return group
-
-    def join(self, one: str, other: str) -> None:
-        """Make two groups one."""
-        low, high = sorted((self.top(one), self.top(other)))
-        self._above[high] = low
+def name_of_joined(joined: DisjointSet) -> dict[str, str]:
+    """Return for each group the name of what it has become: the first of the joined names in alphabetical order."""
+    return {group: min(subset) for subset in joined.subsets() for group in subset}
 
 
-def _crowd(groups: Sequence[str], joined: Joined) -> set[int]:
+def _crowded(groups: Sequence[str], joined: DisjointSet) -> set[int]:
     """Return the positions of pictures whose joined group has too many parts to be one thing seen several times."""
-    parts = Counter(joined.top(group) for group in set(groups))
     limit = max(LARGEST_COUNT, LARGEST_SHARE * len(set(groups)))
-    return {position for position, group in enumerate(groups) if parts[joined.top(group)] > limit}
+    large = {group for subset in joined.subsets() if len(subset) > limit for group in subset}
+    return {position for position, group in enumerate(groups) if group in large}
 
 
 def _near(packed: npt.NDArray[np.uint8], ids: Numbers) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
     """Yield (first, second, orientation, distance) of pairs first < second of different ids with near hashes.
 
-    Args:
-        packed: Hashes in eight orientations, uint8 (N, 8, 32).
-        ids: Numbers of the groups (N).
+    ``packed`` has the hashes in eight orientations, uint8 (N, 8, 32), ``ids`` the numbers of the groups (N).
     """
     upright = np.unpackbits(packed[:, 0], axis=1).astype(np.float32)
     total = upright.sum(axis=1)

@@ -1,13 +1,14 @@
-"""Palettes for folders that have none: colours for class names, and colours found in masks."""
+"""Make palettes: colours for class names, and colours found in masks."""
 
 import colorsys
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageColor
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_NAME, Color, Palette
@@ -16,33 +17,29 @@ BACKGROUND = "background"
 BLACK = (0, 0, 0)
 WHITE = (255, 255, 255)
 # The five classes of MVTec AD's tile get the colours of the FlexUNet family in this order.
-FIRST_COLORS: tuple[Color, ...] = (
-    (0, 0, 255),
-    (255, 0, 0),
-    (0, 255, 0),
-    (255, 255, 0),
-    (0, 255, 255),
-    (255, 0, 255),
-    (255, 128, 0),
-    (128, 0, 255),
-    (0, 128, 128),
-    (160, 90, 40),
-    (255, 150, 200),
-    (128, 128, 0),
-)
+FIRST_COLORS = [
+    "0000ff",
+    "ff0000",
+    "00ff00",
+    "ffff00",
+    "00ffff",
+    "ff00ff",
+    "ff8000",
+    "8000ff",
+    "008080",
+    "a05a28",
+    "ff96c8",
+    "808000",
+]
 GOLDEN_RATIO = 0.618033988749895
-# A class covers areas, while a blended colour runs along edges: at least this share of its pixels lies inside an area.
+# A class covers areas, while a blended colour runs along edges: at least this share of its pixels is inside an area.
 LEAST_INSIDE = 0.1
-# Colours of one mask that are looked at; blended ones can be thousands.
-COMMONEST = 64
+# Colours of one mask that are counted; blended ones can be thousands.
+MOST_COLORS = 64
 
 
 def grown_palette(names: Iterable[str], base: Palette | None = None) -> Palette:
-    """Return ``base`` (or just a black background) with a new colour for every name that it lacks, in order.
-
-    Raises:
-        UserError: If there are more than 255 classes.
-    """
+    """Return ``base`` (or a black background) with a colour for each new name; raise UserError beyond 255 classes."""
     known = Palette.to_mapping(base) if base is not None else {BACKGROUND: list(BLACK)}
     taken = {tuple(color) for color in known.values()} | {WHITE}
     colors = _colors()
@@ -58,11 +55,7 @@ def grown_palette(names: Iterable[str], base: Palette | None = None) -> Palette:
 
 
 def check_class_name(label: str, origin: Path) -> None:
-    """Check that a folder's name can be that of a class of defects.
-
-    Raises:
-        UserError: If it means something else in a palette, or breaks the lines of the manifest.
-    """
+    """Raise UserError if a folder's name cannot name a class: it has a meaning in palettes or breaks the manifest."""
     if label.lower() in (BACKGROUND, IGNORE_NAME) or ";" in label:
         raise UserError(f"{origin}: no class of defects can be called {label!r}; rename the folder")
 
@@ -71,7 +64,7 @@ def with_ignore(palette: Palette) -> Palette:
     """Return a palette that has an ignore colour: white if it is free, else another one."""
     if palette.ignore is not None:
         return palette
-    color = next(color for color in [WHITE, *_some_colors(len(palette) + 1)] if color not in palette.colors)
+    color = next(color for color in itertools.chain([WHITE], _colors()) if color not in palette.colors)
     return Palette(palette.names, palette.colors, color)
 
 
@@ -90,9 +83,10 @@ def infer_palette(masks: Sequence[Path]) -> Palette:
         except (OSError, SyntaxError, ValueError):
             continue  # the audit reports the file by itself
         codes = np.asarray(rgb).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-        areas = codes[1:-1, 1:-1][_same_around(codes)]
+        # Inner pixels whose eight neighbours have their colour.
+        areas = codes[1:-1, 1:-1][(minimum_filter(codes, 3) == maximum_filter(codes, 3))[1:-1, 1:-1]]
         counted = rgb.getcolors(rgb.width * rgb.height) or []
-        for count, color in sorted(counted, reverse=True)[:COMMONEST]:
+        for count, color in sorted(counted, reverse=True)[:MOST_COLORS]:
             assert isinstance(color, tuple)  # noqa: S101  the image is RGB
             red, green, blue = color
             pixels[red, green, blue] += count
@@ -102,34 +96,20 @@ def infer_palette(masks: Sequence[Path]) -> Palette:
         colors.sort(key=lambda color: color != BLACK)
     if len(colors) < 2:
         raise UserError(
-            f"the masks show {len(colors)} colours that cover areas, too few to tell the classes from; name them in "
+            f"the masks show {len(colors)} colours that cover areas, too few to derive classes from; name them in "
             "a file, background: [0, 0, 0] and so on, and give --palette FILE"
         )
     names = [BACKGROUND, *(f"class_{number}" for number in range(1, len(colors)))]
     return Palette(tuple(names), tuple(colors))
 
 
-def _same_around(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-    """Return bool (H - 2, W - 2): the inner pixels of (H, W) whose eight neighbours have their colour."""
-    height, width = codes.shape
-    centre = codes[1:-1, 1:-1]
-    same = np.ones(centre.shape, dtype=bool)
-    for down in range(3):
-        for right in range(3):
-            same &= codes[down : height - 2 + down, right : width - 2 + right] == centre
-    return same
-
-
 def _colors() -> Iterator[Color]:
-    """Yield ever more colours, the first ones easy to tell apart."""
-    yield from FIRST_COLORS
+    """Yield colours without end, the first ones easy to distinguish."""
+    for code in FIRST_COLORS:
+        yield ImageColor.getrgb(f"#{code}")[:3]
     hue = 0.0
     while True:
         hue = (hue + GOLDEN_RATIO) % 1
         for saturation, value in ((0.85, 0.9), (0.55, 0.65)):
             red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
             yield round(red * 255), round(green * 255), round(blue * 255)
-
-
-def _some_colors(count: int) -> list[Color]:
-    return [color for color, _ in zip(_colors(), range(count), strict=False)]

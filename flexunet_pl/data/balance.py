@@ -1,4 +1,4 @@
-"""Rare classes get their share: class weights for a loss, and image weights for a sampler that draws by class."""
+"""Balance rare classes: class weights for a loss, image weights for a class-balanced sampler."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from flexunet_pl.core.console import progress
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.data.manifest import MANIFEST_FILE, pixel_table, read_manifest
 from flexunet_pl.data.masks import read_mask
@@ -19,7 +20,7 @@ BETA = 0.999
 
 
 def count_masks(masks: Sequence[Path], palette: Palette, antialiased: bool = False) -> Counts:
-    """Count the pixels of each class in each mask file, one file at a time.
+    """Count the pixels of each class in each mask file.
 
     Returns:
         int64 (N, K), columns in the palette's order; ignored pixels count nowhere.
@@ -28,7 +29,7 @@ def count_masks(masks: Sequence[Path], palette: Palette, antialiased: bool = Fal
         UserError: If a file cannot be read with this palette.
     """
     table = np.zeros((len(masks), len(palette)), dtype=np.int64)
-    for row, path in zip(table, masks, strict=True):
+    for row, path in zip(table, progress(masks, "Counting class pixels"), strict=True):
         mask_index, _ = read_mask(path, palette, antialiased)
         row[:] = np.bincount(mask_index.reshape(-1), minlength=IGNORE_INDEX + 1)[: len(palette)]
     return table
@@ -55,16 +56,10 @@ def median_frequency(counts: Counts) -> Weights:
     """Weigh a class by the median frequency over its own (Eigen and Fergus, ICCV 2015).
 
     The frequency of a class is its share of the pixels of those images that show it. A class of median frequency
-    gets 1, rarer ones more, commoner ones less, and a class without pixels 0.
-
-    Args:
-        counts: Pixels of each class in each image, int64 (N, K).
-
-    Returns:
-        float64 (K).
+    gets 1, rarer ones more, commoner ones less, and a class without pixels 0: float64 (K), from pixels int64 (N, K).
     """
-    shown = counts > 0
-    around = np.where(shown, counts.sum(axis=1, keepdims=True), 0).sum(axis=0)
+    shows_class = counts > 0
+    around = np.where(shows_class, counts.sum(axis=1, keepdims=True), 0).sum(axis=0)
     occurs = around > 0
     frequency = counts.sum(axis=0)[occurs] / around[occurs]
     weights = np.zeros(counts.shape[1])
@@ -75,7 +70,7 @@ def median_frequency(counts: Counts) -> Weights:
 def effective_number(counts: Counts, beta: float = BETA) -> Weights:
     """Weigh a class by one over the effective number of images that show it, (1 - beta^n) / (1 - beta).
 
-    Images are counted, not pixels: pixels of one image are anything but independent examples.
+    Images are counted, not pixels: pixels of one image are not independent examples.
 
     Args:
         counts: Pixels of each class in each image, int64 (N, K).
@@ -98,11 +93,7 @@ CLASS_WEIGHTS: dict[str, Callable[[Counts], Weights]] = {
 
 
 def class_weights(rule: str, counts: Counts) -> list[float]:
-    """Return the weight of each class by the rule of this name, from pixels int64 (N, K).
-
-    Raises:
-        UserError: If there is no such rule.
-    """
+    """Return the weight of each class by a rule, from pixels int64 (N, K); raise UserError if there is no such rule."""
     if rule not in CLASS_WEIGHTS:
         raise UserError(
             f"class_weights={rule!r}; choose from {', '.join(CLASS_WEIGHTS)}, or give one number for each class"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import lightning
 from torch.utils.data import DataLoader
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.types import Pair, Problem, collected, raise_problems
 from flexunet_pl.data.augment import build_augmentation
 from flexunet_pl.data.balance import Counts, count_masks, counts_in_manifest, image_weights
-from flexunet_pl.data.dataset import Augment, Sample, SegmentationDataset, as_pairs, collate
+from flexunet_pl.data.dataset import Augment, ImageDataset, Sample, SegmentationDataset, collate
 from flexunet_pl.data.layout import Layout, find_palette
 from flexunet_pl.data.manifest import fold_members
-from flexunet_pl.data.samples import Pair, ReadingRules, check_pairs, find_images, find_pairs
+from flexunet_pl.data.samples import ReadingRules, by_stem, check_pairs, find_images, find_pairs
 from flexunet_pl.data.samples import image_size as file_size
 from flexunet_pl.data.sampling import EpochBatches, ShardedBatches
 from flexunet_pl.data.sizing import Sizing
@@ -38,6 +40,31 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     A batch is ``image`` uint8 (N, C, H, W), ``mask`` uint8 (N, H, W) with 255 = ignore, and ``name``, ``path`` and
     ``size`` (own height and width), lists of N. Test batches also have ``native_mask`` uint8 (N, H', W').
+
+    Args:
+        root: Folder with {train,valid,test}/{images,masks} and perhaps palette.yaml.
+        train_images: Folder of the training images, instead of the one in root.
+        train_masks: Folder of the training masks, instead of the one in root.
+        valid_images: Folder of the validation images, instead of the one in root.
+        valid_masks: Folder of the validation masks, instead of the one in root.
+        test_images: Folder of the test images, instead of the one in root.
+        test_masks: Folder of the test masks, instead of the one in root.
+        predict_dir: Folder of the images to predict.
+        palette: Class names and mask colours as an ordered map, background first, with an optional "ignore"; or the
+            path of a YAML file with this map. By default root/palette.yaml.
+        image_size: Working size in pixels, one side of a square or [height, width].
+        resize: How an image gets there: stretch (aspect ignored), letterbox (longest side, then padded), none.
+        crop_size: Side of the random square crop taken in training, after resizing; none by default.
+        channels: Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or any number with .npy images.
+        sixteen_bit: How 16-bit images become 8-bit: full_range or min_max; without it they are refused.
+        antialiased_masks: Whether blended mask colours are moved to the nearest neighbouring class.
+        batch_size: Images in a batch and process.
+        num_workers: Processes that read and augment; 0 reads in the training process.
+        augment: Joint random changes of training images and masks, from name to options.
+        synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
+        fold: Which fold of a data set prepared with folds validates; the others train.
+        sampler: uniform draws each training image once an epoch, class_balanced draws every class equally often.
+        samples_per_epoch: Training images in an epoch; by default one for each file; more repeats files.
     """
 
     def __init__(
@@ -65,54 +92,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
         sampler: str = "uniform",
         samples_per_epoch: int | None = None,
     ) -> None:
-        """Check the settings; nothing is read yet.
-
-        Args:
-            root: Folder with {train,valid,test}/{images,masks} and perhaps palette.yaml.
-            train_images: Folder of the training images, instead of the one in root.
-            train_masks: Folder of the training masks, instead of the one in root.
-            valid_images: Folder of the validation images, instead of the one in root.
-            valid_masks: Folder of the validation masks, instead of the one in root.
-            test_images: Folder of the test images, instead of the one in root.
-            test_masks: Folder of the test masks, instead of the one in root.
-            predict_dir: Folder of the images to predict.
-            palette: Class names and mask colours as an ordered map, background first, with an optional "ignore"; or the
-                path of a YAML file with this map. By default root/palette.yaml.
-            image_size: Working size in pixels, one side of a square or [height, width].
-            resize: How an image gets there: stretch (aspect ignored), letterbox (longest side, then padded), none.
-            crop_size: Side of the random square crop taken in training, after resizing; none by default.
-            channels: Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or any number with .npy images.
-            sixteen_bit: How 16-bit images become 8-bit: full_range or min_max; without it they are refused.
-            antialiased_masks: Whether blended mask colours are moved to the nearest neighbouring class.
-            batch_size: Images in a batch and process.
-            num_workers: Processes that read and augment; 0 reads in the training process.
-            augment: Joint random changes of training images and masks, from name to options.
-            synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
-            fold: Which fold of a data set prepared with folds validates; the others train.
-            sampler: uniform draws each training image once an epoch, class_balanced draws every class equally often.
-            samples_per_epoch: Training images in an epoch; by default one for each file; more repeats files.
-
-        Raises:
-            UserError: If a value is out of its range.
-        """
+        """Check the settings; nothing is read yet. A value out of its range raises UserError."""
         super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("synthetic_images", synthetic_images, 0),
-            ("crop_size", crop_size, 1),
-            ("samples_per_epoch", samples_per_epoch, 1),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"data.{key}={value} must be at least {least}")
-        if sampler not in SAMPLERS:
-            raise UserError(
-                f"data.sampler={sampler!r}; choose from {', '.join(SAMPLERS)}{suggestion(sampler, SAMPLERS)}"
-            )
-        if fold is not None and root is None:
-            raise UserError(f"data.fold={fold} needs data.root, a data set prepared with --folds")
-        if synthetic_images and root is None:
-            raise UserError("data.root is not given; name the folder that data.synthetic_images shall be written to")
+        _check_least(
+            {"batch_size": batch_size, "crop_size": crop_size, "samples_per_epoch": samples_per_epoch}, least=1
+        )
+        _check_least({"num_workers": num_workers, "synthetic_images": synthetic_images}, least=0)
+        _check_together(root, synthetic_images, fold, sampler)
         given = {
             "train_images": train_images,
             "train_masks": train_masks,
@@ -158,10 +144,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             self.prepare(self._stage())
 
     def prepare(self, stage: str) -> None:
-        """Write the synthetic images if asked for, and read and check every file that a stage needs.
-
-        Args:
-            stage: fit, tune, validate, test or predict.
+        """Write the synthetic images if asked for, and check every file of fit, tune, validate, test or predict.
 
         Raises:
             UserError: One report of all problems of the data set.
@@ -171,23 +154,18 @@ class SegmentationDataModule(lightning.LightningDataModule):
             size = (self.sizing.height, self.sizing.width)
             write_dataset(self.layout.root, self.synthetic_images, size, self.seed)
         splits = SPLITS_OF_STAGE[stage]
-        problems: list[str] = []
+        problems: list[Problem] = []
         moved: dict[str, int] = {}
         for split in splits:
-            try:
+            with collected(problems):
                 pairs, found = self._find(split)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            checked, moved_here = check_pairs(pairs, self.palette, self.rules)
-            problems += found + checked
-            moved |= moved_here
-            if not pairs:
-                problems.append(f"{self.layout.split(split)[0]}: no image of the {split} split has a mask")
-        if problems:
-            problems = list(dict.fromkeys(problems))  # a root that does not exist is one problem, not one a split
-            listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, start=1))
-            raise UserError(f"{len(problems)} problem{'s'[: len(problems) > 1]} in the data set:\n{listed}")
+                checked, moved_here = check_pairs(pairs, self.palette, self.rules)
+                problems += found + checked
+                moved |= moved_here
+                if not pairs:
+                    problems.append(Problem(f"no image of the {split} split has a mask", self.layout.split(split)[0]))
+        # A root that does not exist is one problem, not one for each split.
+        raise_problems(list(dict.fromkeys(problems)), after=" in the data set")
         if moved:
             logger.info(
                 "Anti-aliased masks: %d pixels in %d files were moved to the nearest neighbouring class.",
@@ -196,16 +174,16 @@ class SegmentationDataModule(lightning.LightningDataModule):
             )
 
     def pairs(self, split: str) -> list[Pair]:
-        """Return the pairs of a split, sorted by name.
-
-        Raises:
-            UserError: If a folder does not exist or holds no image.
-        """
+        """Return the pairs of a split, sorted by name; raise UserError if a folder does not exist or holds no image."""
         return self._find(split)[0]
 
     def dataset(self, pairs: list[Pair], **options: Any) -> SegmentationDataset:
         """Return these pairs as a data set that reads and resizes as this module does."""
         return SegmentationDataset(pairs, self.palette, self.rules, self.sizing, **options)
+
+    def image_dataset(self, images: list[Path]) -> ImageDataset:
+        """Return images without masks as a data set that reads and resizes as this module does."""
+        return ImageDataset(images, self.rules, self.sizing)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return augmented batches in an order drawn from (seed, epoch)."""
@@ -237,13 +215,10 @@ class SegmentationDataModule(lightning.LightningDataModule):
         if self.predict_dir is None:
             raise UserError("data.predict_dir is not given; name the folder with the images to predict")
         images = find_images(self.predict_dir)
-        stems = [path.stem for path in images]
-        if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-            raise UserError(
-                f"{self.predict_dir}: {len(twice)} stems are used by two images, first {twice[0]!r}; their masks would "
-                "overwrite each other: rename one of each"
-            )
-        return self._evaluation_loader(self.dataset(as_pairs(images)))
+        problems: list[Problem] = []
+        by_stem(images, problems)
+        raise_problems(problems, f"{self.predict_dir}: ", ", masks of one stem would overwrite each other")
+        return self._evaluation_loader(self.image_dataset(images))
 
     def count_training_pixels(self) -> Counts:
         """Return the pixels of each class in each training mask, int64 (N, K), in the order of the pairs.
@@ -255,10 +230,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
             listed = counts_in_manifest(self.layout.root, [pair.image for pair in pairs], self.palette)
             if listed is not None:
                 return listed
-        masks = [pair.mask for pair in pairs if pair.mask is not None]
-        return count_masks(masks, self.palette, self.rules.antialiased_masks)
+        return count_masks([pair.mask for pair in pairs], self.palette, self.rules.antialiased_masks)
 
-    def _find(self, split: str) -> tuple[list[Pair], list[str]]:
+    def _find(self, split: str) -> tuple[list[Pair], list[Problem]]:
         if self.fold is None or self.layout.root is None or split == "test":
             return find_pairs(*self.layout.split(split))
         pairs, problems = find_pairs(*self.layout.split("train"))
@@ -280,7 +254,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
                     "data.crop_size, data.batch_size=1 or another data.resize"
                 )
 
-    def _evaluation_loader(self, dataset: SegmentationDataset) -> DataLoader[Sample]:
+    def _evaluation_loader(self, dataset: ImageDataset) -> DataLoader[Sample]:
         rank, world_size = self._processes()
         if len(dataset) < world_size:
             raise UserError(
@@ -290,7 +264,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         batch_size = 1 if self.sizing.rule == "none" else self.batch_size
         return self._loader(dataset, ShardedBatches(len(dataset), batch_size, rank=rank, world_size=world_size))
 
-    def _loader(self, dataset: SegmentationDataset, batches: EpochBatches | ShardedBatches) -> DataLoader[Sample]:
+    def _loader(self, dataset: ImageDataset, batches: EpochBatches | ShardedBatches) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_sampler=batches,
@@ -298,3 +272,18 @@ class SegmentationDataModule(lightning.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _check_least(values: Mapping[str, int | None], least: int) -> None:
+    for key, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"data.{key}={value} must be at least {least}")
+
+
+def _check_together(root: str | None, synthetic_images: int, fold: int | None, sampler: str) -> None:
+    if sampler not in SAMPLERS:
+        raise UserError(f"data.sampler={sampler!r}; choose from {', '.join(SAMPLERS)}{suggestion(sampler, SAMPLERS)}")
+    if fold is not None and root is None:
+        raise UserError(f"data.fold={fold} needs data.root, a data set prepared with --folds")
+    if synthetic_images and root is None:
+        raise UserError("data.root is not given; name the folder that data.synthetic_images are written to")

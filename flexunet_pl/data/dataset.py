@@ -9,24 +9,47 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from flexunet_pl.core.types import Pair
+from flexunet_pl.data.augment.kinds import Partner, Planes
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
-from flexunet_pl.data.samples import Pair, ReadingRules, read_image
+from flexunet_pl.data.samples import ReadingRules, read_image
 from flexunet_pl.data.sampling import Item
 from flexunet_pl.data.sizing import Sizing
 
 # (image uint8 (C, H, W), mask uint8 (H, W), random numbers, another sample on request) -> the same, changed together.
-Planes = tuple[UInt8Array, UInt8Array]
-Augment = Callable[[UInt8Array, UInt8Array, np.random.Generator, Callable[[], Planes]], Planes]
+Augment = Callable[[UInt8Array, UInt8Array, np.random.Generator, Partner], Planes]
 Sample = dict[str, Any]
 
 
-class SegmentationDataset(Dataset[Sample]):
-    """Samples at the working size, read from disk one by one.
+class ImageDataset(Dataset[Sample]):
+    """Images without masks at the working size, read from disk one by one.
 
-    A sample has ``image`` uint8 (C, H, W), ``name``, ``path``, ``size`` (the image's own height and width), and where
-    there is truth ``mask`` uint8 (H, W), 255 = ignore. With ``keep_native_mask`` it also has ``native_mask`` at the
-    image's own size.
+    A sample has ``image`` uint8 (C, H, W), ``name``, ``path`` and ``size`` (the image's own height and width).
+    """
+
+    def __init__(self, images: Sequence[Path], rules: ReadingRules, sizing: Sizing) -> None:
+        """Keep what is needed to read sample after sample; nothing is read yet."""
+        self.images = list(images)
+        self.rules = rules
+        self.sizing = sizing
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: Item) -> Sample:
+        """Return the sample of ``item`` = (appearance, index)."""
+        path = self.images[item[1]]
+        image = read_image(path, self.rules)
+        planes = self.sizing.fit_image(image).transpose(2, 0, 1)
+        return {"name": path.stem, "path": str(path), "size": image.shape[:2], "image": _tensor(planes)}
+
+
+class SegmentationDataset(ImageDataset):
+    """Images with masks at the working size, read from disk one by one.
+
+    A sample has, beside what an image without mask has, ``mask`` uint8 (H, W), 255 = ignore. With
+    ``keep_native_mask`` it also has ``native_mask`` at the image's own size.
     """
 
     def __init__(
@@ -41,27 +64,20 @@ class SegmentationDataset(Dataset[Sample]):
         keep_native_mask: bool = False,
     ) -> None:
         """Keep what is needed to read sample after sample; nothing is read yet."""
+        super().__init__([pair.image for pair in pairs], rules, sizing)
         self.pairs = list(pairs)
         self.palette = palette
-        self.rules = rules
-        self.sizing = sizing
         self.augment = augment
         self.seed = seed
         self.keep_native_mask = keep_native_mask
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.pairs)
 
     def __getitem__(self, item: Item) -> Sample:
         """Return the sample of ``item`` = (appearance, index); its random changes follow from (seed, item) alone."""
         appearance, index = item
         pair = self.pairs[index]
-        image, native_mask = self.read(pair)
+        image, native_mask = self._read(pair)
         sample: Sample = {"name": pair.name, "path": str(pair.image), "size": image.shape[:2]}
         planes = self.sizing.fit_image(image).transpose(2, 0, 1)
-        if native_mask is None:
-            return sample | {"image": _tensor(planes)}
         mask_index = self.sizing.fit_mask(native_mask)
         if self.augment is not None:
             rng = np.random.default_rng([self.seed, appearance, index])
@@ -71,17 +87,14 @@ class SegmentationDataset(Dataset[Sample]):
             sample["native_mask"] = _tensor(native_mask)
         return sample
 
-    def read(self, pair: Pair) -> tuple[UInt8Array, UInt8Array | None]:
-        """Read a pair at its own size: image uint8 (H, W, C), mask uint8 (H, W) or None where there is no truth."""
+    def _read(self, pair: Pair) -> Planes:
+        """Read a pair at its own size: image uint8 (H, W, C), mask uint8 (H, W)."""
         image = read_image(pair.image, self.rules)
-        if pair.mask is None:
-            return image, None
         return image, read_mask(pair.mask, self.palette, self.rules.antialiased_masks)[0]
 
     def _other(self, rng: np.random.Generator) -> Planes:
         """Return another sample drawn from ``rng``, unaugmented, at the working size."""
-        image, mask_index = self.read(self.pairs[int(rng.integers(len(self.pairs)))])
-        assert mask_index is not None  # noqa: S101  only samples with truth are augmented
+        image, mask_index = self._read(self.pairs[int(rng.integers(len(self.pairs)))])
         return self.sizing.fit_image(image).transpose(2, 0, 1), self.sizing.fit_mask(mask_index)
 
 
@@ -99,11 +112,6 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
             row[: mask.shape[0], : mask.shape[1]] = mask
         batch["native_mask"] = padded
     return batch
-
-
-def as_pairs(images: Sequence[Path]) -> list[Pair]:
-    """Return image files without truth as pairs."""
-    return [Pair(path.stem, path, None) for path in images]
 
 
 def _tensor(array: UInt8Array) -> Tensor:

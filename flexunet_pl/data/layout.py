@@ -1,4 +1,4 @@
-"""Where the files of a data set lie, and which palette it has."""
+"""The folders of a data set, and its palette."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,11 +26,7 @@ class Layout:
     folders: Mapping[str, Path] = field(default_factory=dict)
 
     def split(self, split: str) -> tuple[Path, Path]:
-        """Return the folders (images, masks) of a split.
-
-        Raises:
-            UserError: If neither data.root nor both folders are given, or a folder does not exist.
-        """
+        """Return the folders (images, masks) of a split; raise UserError if one is not given or does not exist."""
         found = []
         for kind in ("images", "masks"):
             key = f"{split}_{kind}"

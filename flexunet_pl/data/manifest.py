@@ -1,4 +1,4 @@
-"""manifest.csv: where each file of a prepared data set comes from, what it shows, its split and its fold."""
+"""manifest.csv: source, classes, split and fold of each image of a prepared data set."""
 
 import csv
 import hashlib
@@ -26,8 +26,8 @@ class Row:
 
     Attributes:
         file: The image's path relative to the data set's root, with slashes.
-        source: Id of the photographed object, as the file's name, a pattern or a CSV tells.
-        group: What must not be split: one source, or several that look alike.
+        source: Id of the photographed object, from the file's name, a pattern or a CSV.
+        group: What must stay in one split: one source, or several that look alike.
         pixels: Number of mask pixels of each class, "ignore" too where the palette has it.
         split: train, valid or test.
         sha256: Of the image file.
@@ -81,11 +81,7 @@ def write_manifest(root: Path, rows: Sequence[Row]) -> None:
 
 
 def read_manifest(root: Path) -> list[Row]:
-    """Read ``root/manifest.csv``.
-
-    Raises:
-        UserError: If it is missing, lacks a column, or has a value that is none of its column.
-    """
+    """Read ``root/manifest.csv``; raise UserError if it is missing, lacks a column or has a value of another kind."""
     path = root / MANIFEST_FILE
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -102,7 +98,7 @@ def read_manifest(root: Path) -> list[Row]:
         try:
             rows.append(_row(line, labels))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: line {number} is no line of a manifest ({error}); mend it") from error
+            raise UserError(f"{path}: line {number} is no line of a manifest ({error}); fix it") from error
     return rows
 
 
@@ -120,10 +116,7 @@ def fold_members(root: Path, fold: int) -> tuple[list[str], list[str]]:
     if fold not in known:
         has = f"folds {known[0]} to {known[-1]}" if known else "no folds"
         raise UserError(f"data.fold={fold}: {root / MANIFEST_FILE} has {has}; prepare the data set with --folds")
-    return (
-        sorted(row.file for row in rows if row.fold != fold),
-        sorted(row.file for row in rows if row.fold == fold),
-    )
+    return (sorted(row.file for row in rows if row.fold != fold), sorted(row.file for row in rows if row.fold == fold))
 
 
 def pixel_table(rows: Sequence[Row], palette: Palette) -> npt.NDArray[np.int64]:

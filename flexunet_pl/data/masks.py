@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
 
-# The public masks of the FlexUNet family have edges up to 4 pixels deep; what lies deeper is no edge.
+# The public masks of the FlexUNet family have edges up to 4 pixels deep.
 EDGE_DEPTH = 5
-# How far, in RGB units, an anti-aliased colour may lie from the nearest mixture of palette colours.
+# How far, in RGB units, an anti-aliased colour may be from the nearest mixture of palette colours.
 MIXTURE_TOLERANCE = 40.0
 
 
@@ -96,7 +96,7 @@ def _checked_indices(path: Path, indices: npt.NDArray[Any], palette: Palette) ->
         bad = np.argwhere(~allowed)
         row, column = (int(place) for place in bad[0])
         is_black_and_white = np.unique(indices).tolist() == [0, 255]
-        hint = "; if white marks one class, the palette has to be black and white" if is_black_and_white else ""
+        hint = "; if white marks one class, the palette must be black and white" if is_black_and_white else ""
         also = f", and {IGNORE_INDEX} for ignore" if palette.ignore is not None else ""
         raise UserError(
             f"{path}: class index {indices[row, column]} out of range at {len(bad)} pixels, first at row {row}, column "
@@ -133,7 +133,7 @@ def _resolve_edges(
 ) -> tuple[UInt8Array, npt.NDArray[np.bool_]]:
     """Give blended pixels a class found among their 8 neighbours, growing from what is known.
 
-    First every pixel whose nearest colour is a neighbour's takes it, as often as that goes on (thin lines have no
+    First every pixel whose nearest colour is a neighbour's takes it, repeatedly (thin lines have no
     exact colour inside); then the others take the nearest of their neighbours' colours, at most EDGE_DEPTH deep.
     A colour that is no mixture of palette colours in this image stays unknown.
 

@@ -36,11 +36,7 @@ class Palette:
     ignore: Color | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of classes and that names and colours are unique.
-
-        Raises:
-            UserError: If a rule above is broken.
-        """
+        """Raise UserError if there are too few or too many classes, or two share a colour."""
         if not 2 <= len(self.names) <= MAX_CLASSES:
             raise UserError(
                 f"palette: {len(self.names)} classes; a palette has 2 to {MAX_CLASSES}, background first. "
@@ -62,11 +58,7 @@ class Palette:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], origin: str = "palette") -> "Palette":
-        """Build a palette from ``{name: [r, g, b], ...}``; ``origin`` names the file or key in errors.
-
-        Raises:
-            UserError: If a name or colour is not one, or the palette breaks its rules.
-        """
+        """Build a palette from ``{name: [r, g, b], ...}``; raise UserError, naming ``origin``, if it breaks a rule."""
         if not isinstance(mapping, Mapping):
             raise UserError(f"{origin}: {mapping!r} is not a map; write it as {{background: [0, 0, 0], ...}}")
         entries = {str(name): _checked_color(name, color, origin) for name, color in mapping.items()}
@@ -74,16 +66,12 @@ class Palette:
         return cls(names=tuple(entries), colors=tuple(entries.values()), ignore=ignore)
 
     def to_mapping(self) -> dict[str, list[int]]:
-        """Return the palette as plain data, the form in which it crosses walls."""
+        """Return the palette as plain data, the form in which packages exchange it."""
         return {name: list(color) for name, color in self._entries()}
 
     @classmethod
     def load(cls, path: Path) -> "Palette":
-        """Read a palette from a YAML file.
-
-        Raises:
-            UserError: If the file cannot be read as YAML or is no palette.
-        """
+        """Read a palette from a YAML file; raise UserError if it cannot be read or is no palette."""
         try:
             mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

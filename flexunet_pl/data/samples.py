@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from flexunet_pl.core.console import progress
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.types import Pair, Problem, collected
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
 
@@ -20,15 +23,6 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 SIXTEEN_BIT_RULES = ("full_range", "min_max")
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 TIFF_BITS_PER_SAMPLE = 258
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One image file and its mask file (None where there is no truth); ``name`` is the stem both share."""
-
-    name: str
-    image: Path
-    mask: Path | None
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,7 @@ class ReadingRules:
     antialiased_masks: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UserError: If one is out of its range.
-        """
+        """Raise UserError if a value is out of its range."""
         if self.channels < 1:
             raise UserError(f"data.channels={self.channels} must be at least 1")
         if self.sixteen_bit is not None and self.sixteen_bit not in SIXTEEN_BIT_RULES:
@@ -59,41 +49,35 @@ class ReadingRules:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files in ``folder``, sorted by name; hidden files and other kinds are passed over.
-
-    Raises:
-        UserError: If the folder does not exist or holds no image.
-    """
-    images = _files(folder, IMAGE_SUFFIXES)
+    """Return the image files in ``folder``, sorted, without hidden ones; raise UserError if there is none."""
+    images = files_in(folder, IMAGE_SUFFIXES)
     if not images:
         raise UserError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) in this folder; check the path")
     return images
 
 
-def find_pairs(images_dir: Path, masks_dir: Path, mask_suffix: str = "") -> tuple[list[Pair], list[str]]:
+def find_pairs(images_dir: Path, masks_dir: Path, mask_suffix: str = "") -> tuple[list[Pair], list[Problem]]:
     """Pair image and mask files by stem, whatever their suffixes; a mask's may end with ``mask_suffix``.
 
     Returns:
-        The pairs sorted by name, and one line for each problem: a file without partner, a stem used twice, a mask
-        in a lossy format.
+        The pairs sorted by name, and the problems: a file without partner, a stem used twice, a mask in a lossy
+        format.
 
     Raises:
-        UserError: If a folder does not exist, or there is not one image.
+        UserError: If a folder does not exist, or there is no image.
     """
-    problems: list[str] = []
-    image_of = _by_stem(find_images(images_dir), problems)
-    for path in _files(masks_dir, LOSSY_SUFFIXES):
-        problems.append(f"{path}: a mask in a lossy format cannot keep its colours; save it as PNG")
-    lossy = {path.stem.removesuffix(mask_suffix) for path in _files(masks_dir, LOSSY_SUFFIXES)}
-    mask_of = _by_stem(_files(masks_dir, MASK_SUFFIXES), problems, mask_suffix)
+    problems: list[Problem] = []
+    image_of = by_stem(find_images(images_dir), problems)
+    lossy_masks = files_in(masks_dir, LOSSY_SUFFIXES)
+    problems += [lossy_mask_problem(path) for path in lossy_masks]
+    lossy = {path.stem.removesuffix(mask_suffix) for path in lossy_masks}
+    mask_of = by_stem(files_in(masks_dir, MASK_SUFFIXES), problems, mask_suffix)
     for stem in sorted(image_of.keys() - mask_of.keys() - lossy):
-        problems.append(
-            f"{image_of[stem]}: no mask with the stem {stem!r} in {masks_dir}; add it or move the image away"
-        )
+        what = f"no mask with the stem {stem!r} in {masks_dir}"
+        problems.append(Problem(what, image_of[stem], "add it or move the image away"))
     for stem in sorted(mask_of.keys() - image_of.keys()):
-        problems.append(
-            f"{mask_of[stem]}: no image with the stem {stem!r} in {images_dir}; add it or move the mask away"
-        )
+        what = f"no image with the stem {stem!r} in {images_dir}"
+        problems.append(Problem(what, mask_of[stem], "add it or move the mask away"))
     both = sorted(image_of.keys() & mask_of.keys())
     return [Pair(stem, image_of[stem], mask_of[stem]) for stem in both], problems
 
@@ -101,7 +85,7 @@ def find_pairs(images_dir: Path, masks_dir: Path, mask_suffix: str = "") -> tupl
 def read_image(path: Path, rules: ReadingRules) -> UInt8Array:
     """Read an image file as uint8 (H, W, C), 0..255, turned upright by its EXIF orientation.
 
-    Grey and colour, palettes and alpha are converted to the asked-for number of channels (1: grey, 3: RGB, 4: RGBA);
+    Grey and colour, palettes and alpha are converted to the requested number of channels (1: grey, 3: RGB, 4: RGBA);
     other numbers of channels come from .npy files (H, W, C).
 
     Raises:
@@ -129,11 +113,7 @@ def read_image(path: Path, rules: ReadingRules) -> UInt8Array:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return the upright (height, width) of an image file without decoding its pixels.
-
-    Raises:
-        UserError: If the file is no image.
-    """
+    """Return the upright (height, width) of an image file without decoding it; raise UserError if it is no image."""
     if path.suffix.lower() == ".npy":
         array = _open_array(path)
         return int(array.shape[0]), int(array.shape[1])
@@ -144,57 +124,55 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def has_sixteen_bits(path: Path) -> bool:
-    """Tell whether an image file has 16 bits a channel, without decoding its pixels.
-
-    Raises:
-        UserError: If the file is no image.
-    """
+    """Return whether an image file has 16 bits a channel, without decoding it; raise UserError if it is no image."""
     if path.suffix.lower() == ".npy":
         return bool(_open_array(path).dtype == np.uint16)
     with _opened(path) as image:
         return _is_sixteen_bit(path, image)
 
 
-def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tuple[list[str], dict[str, int]]:
-    """Read every pair once, two at a time.
+def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tuple[list[Problem], dict[str, int]]:
+    """Read every pair once; return the problems in order, and for each mask file how many blended pixels were moved."""
 
-    Returns:
-        One line for each problem, in the order of the pairs; and the number of anti-aliased pixels moved to a
-        neighbouring class, for each file that has any.
-    """
-
-    def check(pair: Pair) -> tuple[list[str], int]:
-        problems: list[str] = []
+    def check(pair: Pair) -> tuple[list[Problem], int]:
+        problems: list[Problem] = []
         moved = 0
         shapes: list[tuple[int, ...]] = []
-        try:
+        with collected(problems):
             shapes.append(read_image(pair.image, rules).shape[:2])
-        except UserError as error:
-            problems.append(str(error))
-        try:
-            if pair.mask is not None:
-                mask_index, moved = read_mask(pair.mask, palette, rules.antialiased_masks)
-                shapes.append(mask_index.shape)
-        except UserError as error:
-            problems.append(str(error))
-        if len(shapes) == 2 and shapes[0] != shapes[1]:
-            sizes = " and ".join(f"{height} x {width}" for height, width in shapes)
-            problems.append(
-                f"{pair.image}: image and mask differ in size (height x width: {sizes}); crop one to the other"
-            )
+        with collected(problems):
+            mask_index, moved = read_mask(pair.mask, palette, rules.antialiased_masks)
+            shapes.append(mask_index.shape)
+        if len(shapes) == 2:
+            problems += size_problems(pair.image, *shapes)
         return problems, moved
 
-    all_problems: list[str] = []
+    all_problems: list[Problem] = []
     moved_of: dict[str, int] = {}
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for pair, (problems, moved) in zip(pairs, pool.map(check, pairs), strict=True):
+        results = progress(pool.map(check, pairs), "Checking images and masks", len(pairs))
+        for pair, (problems, moved) in zip(pairs, results, strict=True):
             all_problems.extend(problems)
             if moved:
                 moved_of[str(pair.mask)] = moved
     return all_problems, moved_of
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def lossy_mask_problem(path: Path) -> Problem:
+    """Return the problem of a mask saved as JPEG or WebP."""
+    return Problem("a mask in a lossy format cannot keep its colours", path, "save it as PNG")
+
+
+def size_problems(image: Path, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> list[Problem]:
+    """Return a problem if an image and its mask differ in (height, width)."""
+    if image_size == mask_size:
+        return []
+    sizes = " and ".join(f"{height} x {width}" for height, width in (image_size, mask_size))
+    return [Problem(f"image and mask differ in size (height x width: {sizes})", image, "crop one to the other")]
+
+
+def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files with these suffixes, sorted, without hidden ones; raise UserError if there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: this folder does not exist; check the path")
     return sorted(
@@ -204,12 +182,14 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _by_stem(paths: list[Path], problems: list[str], ending: str = "") -> dict[str, Path]:
+def by_stem(paths: list[Path], problems: list[Problem], ending: str = "") -> dict[str, Path]:
+    """Return the paths by stem without ``ending``; a stem used twice is added to ``problems``."""
     path_of: dict[str, Path] = {}
     for path in paths:
         stem = path.stem.removesuffix(ending)
         if stem in path_of:
-            problems.append(f"{path}: {path_of[stem].name} in the same folder has the same stem; rename one")
+            what = f"{path_of[stem].name} in the same folder has the same stem"
+            problems.append(Problem(what, path, "rename one"))
         else:
             path_of[stem] = path
     return path_of
@@ -217,7 +197,7 @@ def _by_stem(paths: list[Path], problems: list[str], ending: str = "") -> dict[s
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file, and turn whatever goes wrong while it is read into a UserError."""
+    """Open an image file; errors of reading it become a UserError."""
     try:
         with Image.open(path) as image:
             yield image
@@ -230,7 +210,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
     if image.mode.startswith("I;16"):
         return True
-    # Pillow opens 16-bit colour as 8-bit without a word, so the file itself is asked.
+    # Pillow opens 16-bit colour as 8-bit without a warning, so read the file's header.
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24:] == b"\x10"
@@ -243,8 +223,8 @@ def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
 def _reduced_to_eight_bit(path: Path, image: Image.Image, rules: ReadingRules) -> Image.Image:
     if rules.sixteen_bit is None:
         raise UserError(
-            f"{path}: a 16-bit image; say how it becomes 8-bit with data.sixteen_bit: full_range (0..65535 -> 0..255) "
-            "or min_max (the image's darkest and brightest value -> 0 and 255)"
+            f"{path}: a 16-bit image; set data.sixteen_bit to full_range (0..65535 -> 0..255) or "
+            "min_max (the image's darkest and brightest value -> 0 and 255)"
         )
     if image.mode == "RGB" or image.mode == "RGBA":
         if rules.sixteen_bit == "full_range":
@@ -253,14 +233,14 @@ def _reduced_to_eight_bit(path: Path, image: Image.Image, rules: ReadingRules) -
     return Image.fromarray(_scaled_to_eight_bit(np.asarray(image, dtype=np.uint16), rules.sixteen_bit))
 
 
-def _scaled_to_eight_bit(values: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], rule: str) -> UInt8Array:
+def _scaled_to_eight_bit(values: npt.NDArray[np.uint16], rule: str) -> UInt8Array:
     """Map uint16 (...) to uint8 (...), rounded to the nearest; a constant image becomes 0 under min_max."""
     low, high = (0, 65535) if rule == "full_range" else (int(values.min()), int(values.max()))
     scale = 255 / max(high - low, 1)
     return np.asarray(np.rint((values.astype(np.float32) - low) * scale), dtype=np.uint8)
 
 
-def _open_array(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _open_array(path: Path) -> npt.NDArray[np.generic]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -31,10 +31,7 @@ class EpochBatches(Sampler[list[Item]]):
         weights: Sequence[float] | None = None,
         length: int | None = None,
     ) -> None:
-        """Prepare for ``count`` samples; ``weights`` draws them with replacement in that proportion instead.
-
-        ``length`` is the number of samples of an epoch, by default ``count``.
-        """
+        """Draw ``length`` of ``count`` samples an epoch, by default all; by ``weights``, if given, with replacement."""
         super().__init__()
         self.count = count
         self.length = count if length is None else length
@@ -51,11 +48,9 @@ class EpochBatches(Sampler[list[Item]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of batches of this process."""
         return math.ceil(math.ceil(self.length / self.world_size) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Yield the batches of the chosen epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         if self.weights is None:
             passes = math.ceil(self.length / self.count)
@@ -71,11 +66,11 @@ class EpochBatches(Sampler[list[Item]]):
         """Number the appearances of each index, over all epochs."""
         if self.weights is None and self.length <= self.count:
             return [(self.epoch, int(index)) for index in order]
-        seen: Counter[int] = Counter()
+        draws: Counter[int] = Counter()
         items = []
         for index in order.tolist():
-            items.append((self.epoch * len(order) + seen[index], index))
-            seen[index] += 1
+            items.append((self.epoch * len(order) + draws[index], index))
+            draws[index] += 1
         return items
 
 
@@ -96,9 +91,7 @@ class ShardedBatches(Sampler[list[Item]]):
         self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:
-        """Return the number of batches of this process."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Yield this process's batches in order."""
         return iter(self.batches)

@@ -1,12 +1,16 @@
 """How an image gets to the working size, and its mask back: one rule for every stage."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_INDEX, UInt8Array
+
+Value = TypeVar("Value", np.uint8, np.float32)
 
 RESIZE_RULES = ("stretch", "letterbox", "none")
 
@@ -27,11 +31,7 @@ class Sizing:
     rule: str = "stretch"
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UserError: If a side is below 1 or the rule is unknown.
-        """
+        """Raise UserError if a side is below 1 or the rule is unknown."""
         if self.height < 1 or self.width < 1:
             raise UserError(f"data.image_size=[{self.height}, {self.width}] must be at least 1 a side")
         if self.rule not in RESIZE_RULES:
@@ -83,8 +83,8 @@ def resize_bilinear(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     return np.stack([resized(image[..., channel]) for channel in range(image.shape[2])], axis=2)
 
 
-def resize_nearest(mask_index: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Resize a mask uint8 (H, W) to ``size`` (height, width) by nearest neighbour."""
-    if mask_index.shape == size:
-        return mask_index
-    return np.array(Image.fromarray(mask_index).resize((size[1], size[0]), Image.Resampling.NEAREST))
+def resize_nearest(plane: npt.NDArray[Value], size: tuple[int, int]) -> npt.NDArray[Value]:
+    """Resize a mask uint8 (H, W), or a plane float32 (H, W), to ``size`` (height, width) by nearest neighbour."""
+    if plane.shape == size:
+        return plane
+    return np.array(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.NEAREST))

@@ -48,7 +48,7 @@ def _by_pattern(stem: str, pattern: str) -> str:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"source_pattern={pattern!r} is no regular expression ({error}); mend it") from error
+        raise UserError(f"source_pattern={pattern!r} is no regular expression ({error}); fix it") from error
     if expression.groups != 1:
         raise UserError(
             f"source_pattern={pattern!r} has {expression.groups} groups; it needs exactly one, around the part of the "

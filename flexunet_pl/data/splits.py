@@ -1,5 +1,6 @@
-"""Deal groups (everything that shows the same source) out to splits or folds: stratified by class, never cut in two."""
+"""Assign groups (all images of one source) to splits or folds, stratified by class."""
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,11 +9,11 @@ import numpy.typing as npt
 
 from flexunet_pl.core.errors import UserError
 
-# The class of images without any defect, which are spread over the splits like those of a class.
+# The class of defect-free images, which are spread over the splits like any other class.
 DEFECT_FREE = "(defect-free)"
-# Where a class with too few sources for all splits goes: it must be learned, and it should be judged.
+# Where a class with too few sources for all splits goes: it must be learned first, then tested.
 SPLIT_PRIORITY = ("train", "test", "valid")
-# Swapping looks at all pairs of groups; with more groups than this, moving one at a time is fine enough.
+# Swapping tries all pairs of groups; with more groups than this, moving single groups is fine enough.
 MOST_GROUPS_TO_SWAP = 250
 # A class missing where it has sources for every part outweighs any misfit of sizes; that outweighs a class of few
 # sources missing where it should be; and that any unevenness.
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Group:
-    """What must stay together.
+    """Images that must stay in one split.
 
     Attributes:
         name: Unique.
@@ -39,29 +40,18 @@ class Group:
 
 
 def make_groups(group_of: Mapping[str, str], classes_of: Mapping[str, Collection[str]]) -> list[Group]:
-    """Return the groups of files, sorted by name.
-
-    Args:
-        group_of: The group's name for each file.
-        classes_of: The foreground classes that each file shows; none makes it defect-free.
-    """
-    images: dict[str, int] = {}
-    classes: dict[str, dict[str, int]] = {}
+    """Return the groups, sorted by name, from the group and foreground classes (none: defect-free) of each file."""
+    images = Counter(group_of.values())
+    classes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for file, name in group_of.items():
-        images[name] = images.get(name, 0) + 1
-        shown = classes.setdefault(name, {})
-        for label in classes_of[file] or [DEFECT_FREE]:
-            shown[label] = shown.get(label, 0) + 1
+        classes[name].update(classes_of[file] or [DEFECT_FREE])
     return [Group(name, images[name], classes[name]) for name in sorted(images)]
 
 
 def split_groups(
-    groups: Sequence[Group],
-    fractions: Mapping[str, float],
-    seed: int,
-    fixed: Mapping[str, str] | None = None,
+    groups: Sequence[Group], fractions: Mapping[str, float], seed: int, fixed: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Deal groups out to splits.
+    """Assign groups to splits.
 
     In this order: no split is empty, and every class with as many groups as there are splits is in each of them; the
     number of images is met within the size of the largest group; a class with fewer groups is in the first of train,
@@ -71,7 +61,7 @@ def split_groups(
         groups: Each with a unique name.
         fractions: The share of images of each split, such as {"train": 0.6, "valid": 0.2, "test": 0.2}; they sum to
             1, and a split with share 0 stays empty.
-        seed: Which of the equally good ways.
+        seed: Chooses among equally good ways.
         fixed: Groups whose split is given.
 
     Returns:
@@ -86,14 +76,16 @@ def split_groups(
     parts = [split for split, share in fractions.items() if share > 0]
     parts += sorted({split for split in (fixed or {}).values() if split not in parts})
     priority = sorted(parts, key=lambda part: (SPLIT_PRIORITY.index(part) if part in SPLIT_PRIORITY else 9, part))
-    deal = _Deal(groups, [fractions.get(part, 0.0) for part in parts], [parts.index(part) for part in priority])
-    return _named(deal, parts, seed, fixed or {})
+    assignment = _Assignment(
+        groups, [fractions.get(part, 0.0) for part in parts], [parts.index(part) for part in priority]
+    )
+    return _named(assignment, parts, seed, fixed or {})
 
 
 def fold_groups(
     groups: Sequence[Group], folds: int, seed: int, fixed: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Deal groups out to ``folds`` parts of equal size, numbered from 0, under the rules of :func:`split_groups`.
+    """Assign groups to ``folds`` parts of equal size, numbered from 0, under the rules of :func:`split_groups`.
 
     Raises:
         UserError: If there are fewer than two folds, or fewer groups than folds.
@@ -102,20 +94,19 @@ def fold_groups(
         raise UserError(
             f"folds={folds} with {len(groups)} sources outside the test split; choose 2 to {max(2, len(groups))} folds"
         )
-    deal = _Deal(groups, [1 / folds] * folds, list(range(folds)), only_full=True)
+    assignment = _Assignment(groups, [1 / folds] * folds, list(range(folds)), only_full=True)
     known = {name: str(fold) for name, fold in (fixed or {}).items() if fold < folds}
-    fold_of = _named(deal, [str(fold) for fold in range(folds)], seed, known)
+    fold_of = _named(assignment, [str(fold) for fold in range(folds)], seed, known)
     return {name: int(fold) for name, fold in fold_of.items()}
 
 
 def absent_classes(groups: Sequence[Group], part_of: Mapping[str, str], parts: Sequence[str]) -> list[tuple[str, str]]:
     """Return every (class, part) such that the class has a group for each part and is missing in this one."""
-    found: dict[str, set[str]] = {}
-    sources: dict[str, int] = {}
+    found: defaultdict[str, set[str]] = defaultdict(set)
     for group in groups:
         for label in group.classes:
-            found.setdefault(label, set()).add(part_of[group.name])
-            sources[label] = sources.get(label, 0) + 1
+            found[label].add(part_of[group.name])
+    sources = Counter(label for group in groups for label in group.classes)
     return [
         (label, part)
         for label in sorted(found)
@@ -124,15 +115,15 @@ def absent_classes(groups: Sequence[Group], part_of: Mapping[str, str], parts: S
     ]
 
 
-def _named(deal: "_Deal", parts: Sequence[str], seed: int, fixed: Mapping[str, str]) -> dict[str, str]:
-    fixed_parts = {index: parts.index(fixed[name]) for index, name in enumerate(deal.names) if name in fixed}
-    deal.greedy(np.random.default_rng(seed), fixed_parts)
-    deal.improve(frozenset(fixed_parts))
-    return {name: parts[int(part)] for name, part in zip(deal.names, deal.part_of, strict=True)}
+def _named(assignment: "_Assignment", parts: Sequence[str], seed: int, fixed: Mapping[str, str]) -> dict[str, str]:
+    fixed_parts = {index: parts.index(fixed[name]) for index, name in enumerate(assignment.names) if name in fixed}
+    assignment.greedy(np.random.default_rng(seed), fixed_parts)
+    assignment.improve(frozenset(fixed_parts))
+    return {name: parts[int(part)] for name, part in zip(assignment.names, assignment.part_of, strict=True)}
 
 
-class _Deal:
-    """Groups being dealt out: rows are groups sorted by name, columns are classes and, last, all images."""
+class _Assignment:
+    """Groups being assigned: rows are groups sorted by name, columns are classes and, last, all images."""
 
     def __init__(
         self, groups: Sequence[Group], shares: Sequence[float], priority: list[int], *, only_full: bool = False
@@ -155,7 +146,7 @@ class _Deal:
         self.part_of = np.full(len(ordered), -1)
 
     def greedy(self, rng: np.random.Generator, fixed: Mapping[int, int]) -> None:
-        """Deal class by class, the one with the fewest groups first, to the part that needs it most."""
+        """Assign class by class, the one with the fewest groups first, to the part that needs it most."""
         held = np.zeros_like(self.target)
         waiting = np.ones(len(self.names), dtype=bool)
 
@@ -176,13 +167,13 @@ class _Deal:
                 need = self.target - held
                 urgent = need[:, column].copy()
                 if column >= 0:
-                    bare = (self.required[:, column] > 0) & (held[:, column] == 0)
-                    if bare.sum() >= len(queue) - place:
-                        urgent[~bare] = -np.inf
+                    lacking = (self.required[:, column] > 0) & (held[:, column] == 0)
+                    if lacking.sum() >= len(queue) - place:
+                        urgent[~lacking] = -np.inf
                 give(int(index), int(np.lexsort((need[:, -1], urgent))[-1]))
 
     def improve(self, fixed: frozenset[int]) -> None:
-        """Move or swap groups as long as that makes the deal better."""
+        """Move or swap groups while that lowers the cost."""
         free = np.array([index not in fixed for index in range(len(self.names))], dtype=bool)
         while free.any() and len(self.target) > 1 and (self._move(free) or self._swap(free)):
             pass

@@ -1,26 +1,18 @@
-"""How sure one can be: intervals from drawing the images, or groups of images, again and again."""
+"""Bootstrap confidence intervals: images, or groups of images, drawn with replacement."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from flexunet_pl.nn.metric_registry import Metric, metrics_of
+from flexunet_pl.nn.score_table import PixelCounts
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 FEWEST_GROUPS = 2
-
-
-class Draws(NamedTuple):
-    """Scores in every draw: the mean over the foreground classes that occur in it, (B,), and of each class, (B, K).
-
-    NaN where no class, or not this one, occurs in the draw.
-    """
-
-    mean_dice: FloatArray
-    mean_iou: FloatArray
-    dice: FloatArray
 
 
 def group_weights(groups: list[str], draws: int, seed: int) -> tuple[IntArray, IntArray]:
@@ -36,37 +28,36 @@ def group_weights(groups: list[str], draws: int, seed: int) -> tuple[IntArray, I
     return np.array([positions[group] for group in groups], dtype=np.int64), weights.astype(np.int64)
 
 
-def draw_scores(counts: IntArray, places: IntArray, weights: IntArray) -> Draws:
-    """Score every draw.
-
-    Args:
-        counts: For each image and class the pixels that are hit, true and predicted, (N, K, 3).
-        places: The group of each image, (N,).
-        weights: How often each group is in each draw, (B, G).
-    """
-    by_group = np.zeros((weights.shape[1], *counts.shape[1:]), dtype=np.int64)
-    np.add.at(by_group, places, counts)
+def draw_counts(confusions: IntArray, places: IntArray, weights: IntArray) -> PixelCounts:
+    """Return counts (B, K, K) of every draw from those of images (N, K, K), their groups (N,), and weights (B, G)."""
+    by_group = np.zeros((weights.shape[1], *confusions.shape[1:]), dtype=np.int64)
+    np.add.at(by_group, places, confusions)
     # In floating point because that uses fast matrix products; the counts stay exact below 2^53.
     sums = weights.astype(np.float64) @ by_group.reshape(len(by_group), -1).astype(np.float64)
-    hit, true, predicted = np.moveaxis(sums.reshape(-1, *counts.shape[1:]), 2, 0)
-    occurs = true > 0
-    dice = np.where(occurs, 2 * hit / np.maximum(true + predicted, 1), np.nan)
-    iou = np.where(occurs, hit / np.maximum(true + predicted - hit, 1), np.nan)
-    return Draws(_mean(dice[:, 1:]), _mean(iou[:, 1:]), dice)
+    return PixelCounts(sums.reshape(-1, *confusions.shape[1:]))
+
+
+def scores_of_draws(counts: PixelCounts, names: Sequence[str]) -> dict[tuple[str, ...], FloatArray]:
+    """Return each metric (B,) by its place in scores.json: (key,), or ("classes", name, key).
+
+    Only metrics of the confusion matrix that have a better direction are drawn.
+    """
+    means = {(metric.key,): metric.compute(counts) for metric in metrics_of() if is_drawn(metric)}
+    classes = {metric.key: metric.compute(counts) for metric in metrics_of(per_class=True) if is_drawn(metric)}
+    return means | {
+        ("classes", name, key): values[:, index] for index, name in enumerate(names) for key, values in classes.items()
+    }
+
+
+def is_drawn(metric: Metric) -> bool:
+    """Whether a metric has a confidence interval."""
+    return metric.source == "pixels" and not metric.needs and metric.higher_is_better is not None
 
 
 def interval(values: FloatArray, groups: int) -> list[float] | None:
-    """Return the middle LEVEL of the values (B,) as [low, high]; None with too few groups or values that are known."""
+    """Return the middle LEVEL of the values (B,) as [low, high]; None with too few groups or known values."""
     known = values[~np.isnan(values)]
     if groups < FEWEST_GROUPS or not len(known):
         return None
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]
-
-
-def _mean(values: FloatArray) -> FloatArray:
-    """Return the mean of the known values in each row (B, K), NaN where there is none."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    total = np.where(known, values, 0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

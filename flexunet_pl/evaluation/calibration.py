@@ -1,4 +1,4 @@
-"""Calibration: is a pixel that the model is 80 % sure of right in 80 % of the cases?"""
+"""Calibration: whether pixels predicted with a probability of 0.8 are right in 80 % of the cases."""
 
 from typing import Any
 
@@ -9,33 +9,30 @@ BINS = 15
 
 
 class Calibration:
-    """Counts pixels by how sure the model is of the class it gave them."""
+    """Counts pixels by the probability of the class that was predicted.
+
+    Attributes:
+        sums: For each bin its pixels, those of them that are right, and the sum of their probabilities, (3, BINS).
+    """
 
     def __init__(self) -> None:
         """Start with no pixels."""
-        self.pixels = np.zeros(BINS, dtype=np.int64)
-        self.right = np.zeros(BINS, dtype=np.int64)
-        self.confidence = np.zeros(BINS)
+        self.sums = np.zeros((3, BINS))
 
     def add(self, confidence: npt.NDArray[np.float32], is_right: npt.NDArray[np.bool_]) -> None:
         """Add pixels: the probability of the class each was given, 0..1, and whether it is the right one, (P,)."""
         place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-        self.pixels += np.bincount(place, minlength=BINS)
-        self.right += np.bincount(place[is_right], minlength=BINS)
-        self.confidence += np.bincount(place, weights=confidence.astype(np.float64), minlength=BINS)
+        self.sums += [np.bincount(place, weights, BINS) for weights in (None, is_right, confidence)]
 
     def merge(self, other: "Calibration") -> None:
         """Add the pixels of another one."""
-        self.pixels += other.pixels
-        self.right += other.right
-        self.confidence += other.confidence
+        self.sums += other.sums
 
     @property
     def expected_error(self) -> float | None:
         """The expected calibration error: |accuracy - confidence| of the bins, weighed by their pixels."""
-        if not self.pixels.any():
-            return None
-        return float(np.abs(self.right - self.confidence).sum() / self.pixels.sum())
+        pixels, right, confidence = self.sums
+        return float(np.abs(right - confidence).sum() / pixels.sum()) if pixels.any() else None
 
     def bins(self) -> list[dict[str, Any]]:
         """Return the bins that have pixels: their range, pixels, mean confidence and share of right pixels."""
@@ -43,9 +40,10 @@ class Calibration:
             {
                 "from": round(index / BINS, 6),
                 "to": round((index + 1) / BINS, 6),
-                "pixels": int(self.pixels[index]),
-                "confidence": float(self.confidence[index] / self.pixels[index]),
-                "accuracy": float(self.right[index] / self.pixels[index]),
+                "pixels": int(pixels),
+                "confidence": float(confidence / pixels),
+                "accuracy": float(right / pixels),
             }
-            for index in np.flatnonzero(self.pixels)
+            for index, (pixels, right, confidence) in enumerate(self.sums.T)
+            if pixels
         ]

@@ -1,7 +1,7 @@
 """Curves over a threshold from histograms: ROC, per-region overlap, precision and recall.
 
-Detection is judged as MVTec AD does it: a pixel's score is 1 - P(background) as float32, a defect is whatever is not
-background, and a defect region is what connects through sides and corners. Such a score is a multiple of 2^-24, so a
+Detection is scored as in MVTec AD: a pixel's score is 1 - P(background) as float32, a defect is whatever is not
+background, and a defect region is a component of 8 neighbours. Such a score is a multiple of 2^-24, so a
 histogram with 2^24 + 1 bins gives the exact curves of any number of images in a fixed amount of memory. (A score from a
 single sigmoid channel may be finer; it is rounded to 2^-24.)
 """
@@ -23,13 +23,16 @@ ODDS_RANGE = 17.4  # the largest |log odds| but one that a float32 below 1 can h
 
 
 class Detection(NamedTuple):
-    """What the scores of all pixels give; None where there is no defect, or nothing but defects."""
+    """Areas and curves from the scores of all pixels; None where there is no defect, or nothing but defects."""
 
     auroc: float | None
     average_precision: float | None
     aupro: float | None
     roc: list[list[float]]  # (false positive rate, true positive rate)
     pro: list[list[float]]  # (false positive rate, mean overlap of regions), up to the limit
+
+
+NO_DETECTION = Detection(None, None, None, [], [])
 
 
 class DetectionHistogram:
@@ -44,12 +47,7 @@ class DetectionHistogram:
         self.regions = 0
 
     def add(self, scores: npt.NDArray[np.float32], region: npt.NDArray[np.int32]) -> None:
-        """Add the pixels of an image.
-
-        Args:
-            scores: 1 - P(background), (P,); what lies outside 0..1, as rounding may have it, is clipped.
-            region: Number of the defect region of each pixel, from 1; 0 where there is no defect, (P,).
-        """
+        """Add pixels (P,): scores 1 - P(background), clipped to 0..1, and the image's defect regions, 0 for none."""
         step = np.rint(scores.astype(np.float64).clip(0, 1) * STEPS).astype(np.int64)
         is_defect = region > 0
         np.add.at(self.clean, step[~is_defect], 1)
@@ -66,17 +64,17 @@ class DetectionHistogram:
         used = np.flatnonzero(self.clean + self.defect)[::-1]  # from the highest score down
         clean, defect = np.cumsum(self.clean[used]), np.cumsum(self.defect[used])
         if not len(used) or not defect[-1] or not clean[-1]:
-            return Detection(None, None, None, [], [])
+            return NO_DETECTION
         false_rate = np.concatenate([[0.0], clean / clean[-1]])
         true_rate = np.concatenate([[0.0], defect / defect[-1]])
         overlap = np.concatenate([[0.0], np.cumsum(self.overlap[used]) / self.regions])
-        shown_pro = cut_at(false_rate, overlap, AUPRO_LIMIT)
+        pro = cut_at(false_rate, overlap, AUPRO_LIMIT)
         return Detection(
             auroc=float(np.trapezoid(true_rate, false_rate)),
             average_precision=average_precision(defect, clean),
-            aupro=float(np.trapezoid(shown_pro[1], shown_pro[0]) / AUPRO_LIMIT),
+            aupro=float(np.trapezoid(pro[1], pro[0]) / AUPRO_LIMIT),
             roc=thinned(false_rate, true_rate),
-            pro=thinned(*shown_pro),
+            pro=thinned(*pro),
         )
 
 
@@ -124,9 +122,7 @@ def odds_bins(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
 def average_precision(positives: IntArray, negatives: IntArray) -> float:
     """Return the sum of precision times the gain in recall over thresholds from the highest down.
 
-    Args:
-        positives: How many positives score at least the threshold, for each, (T,); the last one is all of them.
-        negatives: The same of the negatives.
+    Positives and negatives (T,) are those that score at least each threshold; the last one is all of them.
     """
     gained = np.diff(positives, prepend=0)
     steps = gained > 0
@@ -139,8 +135,7 @@ def cut_at(x: FloatArray, y: FloatArray, limit: float) -> tuple[FloatArray, Floa
     inside = x <= limit
     if inside.all():
         return x, y
-    last = float(np.interp(limit, x, y))
-    return np.append(x[inside], limit), np.append(y[inside], last)
+    return np.append(x[inside], limit), np.append(y[inside], np.interp(limit, x, y))
 
 
 def thinned(x: FloatArray, y: FloatArray) -> list[list[Any]]:

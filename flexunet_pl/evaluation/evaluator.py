@@ -1,47 +1,39 @@
-"""Models judged on images: each image is segmented, measured and drawn, two at a time, and only sums are kept."""
+"""Evaluate models on images: each image is segmented, counted and drawn, two at a time, and only sums are kept."""
 
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+from flexunet_pl.core.types import Pair
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import Pair
-from flexunet_pl.evaluation.image_metrics import Measured, measure
+from flexunet_pl.evaluation.image_counts import ImageCounts, count_image
 from flexunet_pl.evaluation.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
 from flexunet_pl.evaluation.models import Model, PredictedMasks, open_model
 from flexunet_pl.evaluation.totals import Totals
 from flexunet_pl.visualization.panels import FOLDER, write_panel
 
 WORKERS = 2
-# Pages hold a small picture of every image up to this many; with more they would get too heavy.
+# Pages hold a small picture of every image up to this many; with more they get too large.
 MOST_ROW_PICTURES = 3000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What came out.
+class Evaluation(NamedTuple):
+    """The results of an evaluation."""
 
-    Attributes:
-        totals: For each model what its results add up to.
-        panels: For each image its picture, relative to the report's folder, with slashes.
-        row_pictures: For each image the bytes of a small picture, empty where there are too many images.
-    """
-
-    totals: list[Totals]
-    panels: list[str]
-    row_pictures: list[bytes]
+    totals: list[Totals]  # for each model what its results add up to
+    panels: list[str]  # for each image its picture, relative to the report's folder, with slashes
+    row_pictures: list[bytes]  # for each image the bytes of a small picture, empty where there are too many images
 
 
 def open_with_truth(path: Path, data: Path, split: str, antialiased: bool) -> tuple[Model, ImageSet, Palette]:
-    """Return the model that a path stands for, the images of a split, whose truth is sound, and its palette.
+    """Open a model, find the images of a split, check their truth, and choose the palette.
 
     Raises:
         UserError: If one of them cannot be used.
@@ -55,38 +47,31 @@ def open_with_truth(path: Path, data: Path, split: str, antialiased: bool) -> tu
     return model, images, palette
 
 
-def judge(models: Sequence[tuple[str, Model]], images: ImageSet, palette: Palette, out: Path) -> Judged:
-    """Judge models on the same images, and write a picture of each image into ``out``.
-
-    Args:
-        models: Name (empty for the only one) and model.
-        images: The images.
-        palette: What the truth is read with.
-        out: The report's folder.
+def evaluate(models: Sequence[tuple[str, Model]], images: ImageSet, palette: Palette, out: Path) -> Evaluation:
+    """Evaluate models by name (empty for the only one) on the same images; write a picture of each into ``out``.
 
     Raises:
         UserError: If an image or a predicted mask cannot be used.
     """
     totals = [Totals(palette) for _ in models]
 
-    def work(pair: Pair) -> tuple[list[Measured], bytes]:
-        assert pair.mask is not None  # noqa: S101  find_images_with_truth gives pairs with a mask only
+    def work(pair: Pair) -> tuple[list[ImageCounts], bytes]:
         truth, _ = read_mask(pair.mask, palette, images.antialiased)
-        seen = [model.look(pair) for _, model in models]
-        measured = [measure(one, truth, len(palette)) for one in seen]
-        drawn = [(name, one.mask_index) for (name, _), one in zip(models, seen, strict=True)]
-        return measured, write_panel(out / FOLDER / f"{pair.name}.jpg", seen[0].image, truth, drawn, palette)
+        predictions = [model.predict(pair) for _, model in models]
+        counts = [count_image(one, truth, len(palette)) for one in predictions]
+        drawn = [(name, one.mask_index) for (name, _), one in zip(models, predictions, strict=True)]
+        return counts, write_panel(out / FOLDER / f"{pair.name}.jpg", predictions[0].image, truth, drawn, palette)
 
     groups = images.groups if images.groups is not None else [None] * len(images.pairs)
     row_pictures = []
     with ThreadPoolExecutor(WORKERS) as pool:
         results = in_order(pool, work, images.pairs)
-        for done, (pair, group, (measured, small)) in enumerate(zip(images.pairs, groups, results, strict=True), 1):
-            for total, one in zip(totals, measured, strict=True):
+        for done, (pair, group, (counts, small)) in enumerate(zip(images.pairs, groups, results, strict=True), 1):
+            for total, one in zip(totals, counts, strict=True):
                 total.add(pair.name, group, one)
             row_pictures.append(small if len(images.pairs) <= MOST_ROW_PICTURES else b"")
             _show_progress(done, len(images.pairs))
-    return Judged(totals, [f"{FOLDER}/{pair.name}.jpg" for pair in images.pairs], row_pictures)
+    return Evaluation(totals, [f"{FOLDER}/{pair.name}.jpg" for pair in images.pairs], row_pictures)
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

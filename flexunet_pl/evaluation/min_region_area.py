@@ -1,4 +1,4 @@
-"""``python -m flexunet_pl tune-min-area``: choose the area below which predicted regions are noise."""
+"""Choose the area below which predicted regions are noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,54 +9,43 @@ import numpy.typing as npt
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import UInt8Array
 from flexunet_pl.data.sources import source_of
-from flexunet_pl.evaluation.bootstrap import Draws, draw_scores
+from flexunet_pl.evaluation.bootstrap import draw_counts
 from flexunet_pl.evaluation.evaluator import open_with_truth
 from flexunet_pl.inference.onnx_infer import without_small_regions
-from flexunet_pl.nn.score_table import confusion_matrix
+from flexunet_pl.nn.metric_registry import METRICS, PRIMARY
+from flexunet_pl.nn.score_table import PixelCounts, confusion_matrix
 
 SIZES = (0, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 IntArray = npt.NDArray[np.int64]
 
 
-def tune_min_area(model: Path, data: Path, split: str = "valid", antialiased_masks: bool = False) -> int:
-    """Try sizes below which a defect is made background, and tell which one helps, by images that did not choose it.
+def compare_areas(model: Path, data: Path, split: str, antialiased_masks: bool) -> list[str]:
+    """Compare minimum region areas, cross-validated over groups of images; return the lines to print.
 
-    Args:
-        model: Checkpoint, run folder, .onnx file, bundle, or folder of predicted masks.
-        data: A folder with train, valid and test, or one with images and masks.
-        split: Which images of the data choose; not those that the model is judged on later.
-        antialiased_masks: Whether blended colours of the truth are moved to the nearest class.
-
-    Returns:
-        The exit code 0.
+    The arguments are those of the command ``tune-min-area``.
 
     Raises:
-        UserError: For a mistake the user can mend.
+        UserError: For a mistake in the arguments or the data.
     """
-    judged, images, palette = open_with_truth(model, data, split, antialiased_masks)
-    judged.keep_small_regions()
+    opened, images, palette = open_with_truth(model, data, split, antialiased_masks)
+    opened.keep_small_regions()
     names = images.groups or [source_of(pair.name) for pair in images.pairs]
     groups = list(dict.fromkeys(names))
-    counts = np.zeros((len(groups), len(SIZES), len(palette), 3), np.int64)
+    counts = np.zeros((len(groups), len(SIZES), len(palette), len(palette)), np.int64)
     for name, pair in zip(names, images.pairs, strict=True):
-        assert pair.mask is not None  # noqa: S101  find_images_with_truth gives pairs with a mask only
         truth, _ = read_mask(pair.mask, palette, images.antialiased)
-        counts[groups.index(name)] += count_pixels(truth, judged.look(pair).mask_index, len(palette))
-    print("\n".join(_told(counts, palette.names)))
-    return 0
+        counts[groups.index(name)] += count_pixels(truth, opened.predict(pair).mask_index, len(palette))
+    return _lines(counts, palette.names)
 
 
 def count_pixels(truth: UInt8Array, predicted: UInt8Array, num_classes: int) -> IntArray:
-    """Count the pixels of two masks uint8 (H, W), truth 255 = ignore, for each minimum region area of ``SIZES``.
+    """Compare two masks uint8 (H, W), truth 255 = ignore, for each minimum region area of ``SIZES``.
 
     Returns:
-        int64 (len(SIZES), num_classes, 3): the pixels of each class that are hit, true and predicted.
+        Confusion matrices int64 (len(SIZES), num_classes, num_classes).
     """
-    confusions = [confusion_matrix(truth, without_small_regions(predicted, size), num_classes) for size in SIZES]
-    return np.array([[matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)] for matrix in confusions]).swapaxes(
-        1, 2
-    )
+    return np.stack([confusion_matrix(truth, without_small_regions(predicted, size), num_classes) for size in SIZES])
 
 
 def cross_validated(counts: IntArray) -> float:
@@ -65,29 +54,28 @@ def cross_validated(counts: IntArray) -> float:
     Leave-one-out cross-validation (Stone, J. R. Stat. Soc. B 36, 1974) of the choice, in groups.
 
     Args:
-        counts: int64 (groups, len(SIZES), K, 3).
+        counts: Confusion matrices int64 (groups, len(SIZES), K, K).
     """
     places = np.arange(len(counts))
     all_but_one = 1 - np.eye(len(counts), dtype=np.int64)
-    of_others = np.stack([draw_scores(one, places, all_but_one).mean_dice for one in counts.swapaxes(0, 1)])
-    chosen = np.nan_to_num(of_others).argmax(axis=0)
-    return float(_in_all(counts[places, chosen]).mean_dice[0])
+    of_others = np.stack([_means(draw_counts(one, places, all_but_one)) for one in counts.swapaxes(0, 1)])
+    return float(_means(PixelCounts(counts[places, of_others.argmax(axis=0)].sum(axis=0))))
 
 
-def _in_all(counts: IntArray) -> Draws:
-    """Score all groups together, from their counts (groups, K, 3)."""
-    return draw_scores(counts, np.arange(len(counts)), np.ones((1, len(counts)), np.int64))
+def _means(counts: PixelCounts) -> npt.NDArray[np.float64]:
+    """Return the mean foreground Dice (...), 0 without foreground."""
+    return np.nan_to_num(np.asarray(METRICS["pixels", False, PRIMARY].compute(counts), dtype=np.float64))
 
 
-def _told(counts: IntArray, names: Sequence[str]) -> list[str]:
-    scores = [_in_all(one) for one in counts.swapaxes(0, 1)]
-    means = [float(np.nan_to_num(one.mean_dice[0])) for one in scores]
-    best = int(np.argmax(means))
-    occurring = [index for index in range(1, len(names)) if not np.isnan(scores[0].dice[0, index])]
-    header = ["min_region_area", "mean foreground Dice", *(names[index] for index in occurring)]
+def _lines(counts: IntArray, names: Sequence[str]) -> list[str]:
+    in_all = PixelCounts(counts.sum(axis=0))
+    means, dice = _means(in_all), METRICS["pixels", True, "dice"].compute(in_all)
+    best = int(means.argmax())
+    occurring = [index for index in range(1, len(names)) if in_all.support[0, index]]
+    header = ["min_region_area", METRICS["pixels", False, PRIMARY].name, *(names[index] for index in occurring)]
     rows = [
-        [str(size), f"{mean:.4f}", *(f"{one.dice[0, index]:.3f}" for index in occurring)]
-        for size, mean, one in zip(SIZES, means, scores, strict=True)
+        [str(size), f"{mean:.4f}", *(f"{of_class[index]:.3f}" for index in occurring)]
+        for size, mean, of_class in zip(SIZES, means, dice, strict=True)
     ]
     lines = [
         "  ".join(cell.rjust(len(title)) for cell, title in zip(row, header, strict=True)) for row in [header, *rows]
@@ -95,14 +83,16 @@ def _told(counts: IntArray, names: Sequence[str]) -> list[str]:
     if best == 0:
         return [*lines, "Small regions are right more often than not: leave model.min_region_area at 0."]
     if len(counts) < 2:
-        return [*lines, f"All images are of one source: nothing tells whether {SIZES[best]} helps with others."]
+        return [*lines, f"All images are of one source: whether {SIZES[best]} helps with others is unknown."]
     crossed = cross_validated(counts)
-    lines.append(f"Chosen by all groups of images but one and counted on that one, each in turn: {crossed:.4f}")
+    lines.append(
+        f"Cross-validated, each group of images scored with the area that suits all others best: {crossed:.4f}"
+    )
     if crossed <= means[0]:
-        return [*lines, "On images that did not choose it no size helps: leave model.min_region_area at 0."]
+        return [*lines, "No area helps on images that did not choose it: leave model.min_region_area at 0."]
     size = SIZES[best]
     return [
         *lines,
-        f"To use it: --model.min_region_area {size} with fit, test and predict, --min_region_area {size} with export,",
-        f"--min-region-area {size} with infer",
+        f"To use it: --model.min_region_area {size} with fit, test and predict, --min_region_area {size} with export",
+        "and infer",
     ]

@@ -1,6 +1,6 @@
-"""Defects as regions: which were hit, how well by their size, and how often a region was invented.
+"""Defects as regions: the share hit, the Dice by size, and the false alarms.
 
-A region is what connects through sides and corners within one class. A truth region is matched with the predicted
+A region is a connected component (8 neighbours) of one class. A truth region is matched with the predicted
 region of its class that has the largest IoU with it; a predicted region that shares no pixel with a truth region of its
 class is a false alarm. Ignored pixels belong to no region.
 """
@@ -50,7 +50,7 @@ def match_regions(truth: UInt8Array, predicted: UInt8Array, num_classes: int) ->
 
 
 def _match(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> Regions:
-    window = _window(truth | predicted)
+    window = find_objects((truth | predicted).astype(np.uint8))[0]  # labelling inside it is many times faster
     truth_label, truth_count = connected(truth[window], structure=EIGHT_NEIGHBOURS)
     predicted_label, predicted_count = connected(predicted[window], structure=EIGHT_NEIGHBOURS)
     truth_areas = np.bincount(truth_label.reshape(-1), minlength=truth_count + 1)
@@ -66,20 +66,10 @@ def _match(truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> Re
     return Regions(truth_areas[1:].astype(np.int64), best[1:], predicted_count - len(np.unique(second)))
 
 
-def _window(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the smallest window that holds all of a mask bool (H, W); looking there only is many times faster."""
-    found = find_objects(mask.astype(np.uint8))
-    return found[0] if found else (slice(0, 0), slice(0, 0))
-
-
-def hits(regions: Sequence[Regions]) -> dict[str, Any]:
-    """Return how many truth regions there are, which share of them was hit at each level, and the false alarms."""
-    iou = np.concatenate([one.best_iou for one in regions]) if regions else np.zeros(0)
-    return {
-        "regions": len(iou),
-        **{f"hit_iou_{level}": float((iou > level).mean()) if len(iou) else None for level in HIT_LEVELS},
-        "false_alarm_regions": sum(one.false_alarms for one in regions),
-    }
+def hit_share(regions: Sequence[Regions], level: float) -> float | None:
+    """Return the share of the truth regions with an IoU above ``level``, None without regions."""
+    iou = np.concatenate([NO_REGIONS.best_iou, *(one.best_iou for one in regions)])
+    return float((iou > level).mean()) if len(iou) else None
 
 
 def by_size(regions: Sequence[Regions]) -> list[dict[str, Any]]:
@@ -87,8 +77,8 @@ def by_size(regions: Sequence[Regions]) -> list[dict[str, Any]]:
 
     A region's Dice is the one with the predicted region it is matched with, 2 IoU / (1 + IoU).
     """
-    areas = np.concatenate([one.areas for one in regions]) if regions else np.zeros(0, dtype=np.int64)
-    iou = np.concatenate([one.best_iou for one in regions]) if regions else np.zeros(0)
+    areas = np.concatenate([NO_REGIONS.areas, *(one.areas for one in regions)])
+    iou = np.concatenate([NO_REGIONS.best_iou, *(one.best_iou for one in regions)])
     place = np.searchsorted(SIZES, areas, side="right") - 1
     table = []
     for index, low in enumerate(SIZES):

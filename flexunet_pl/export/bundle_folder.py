@@ -1,4 +1,4 @@
-"""The folder of a bundle: which names it may hold, and how it appears whole or not at all."""
+"""The folder of a bundle, which appears whole or not at all."""
 
 import contextlib
 import json
@@ -9,30 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.data.manifest import sha256_of
 
 LABELS, CHECK = "labels.json", "check.json"
-# The report comes last: a folder that has it holds all that it tells of.
-NAMES = (
-    "model.onnx",
-    "model.int8.onnx",
-    "model.keras",
-    "model.weights.h5",
-    "model.h5",
-    "infer.py",
-    "README.md",
-    "summary.txt",
-    "model.png",
-    LABELS,
-    CHECK,
-)
 
 
 def refuse_foreign_folder(out: Path) -> None:
-    """Refuse a place for a bundle that is a file, or a folder with files but no bundle.
-
-    Raises:
-        UserError: If it is one.
-    """
+    """Raise UserError if the place for a bundle is a file, or a folder with files but no bundle."""
     repair = "give another folder, or move this one away"
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, but a bundle is a folder; {repair}")
@@ -44,11 +27,8 @@ def refuse_foreign_folder(out: Path) -> None:
 def bundle_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder on the same disk, whose files go to ``out`` when the block succeeds.
 
-    An older bundle in ``out`` is replaced as a whole, file by file: files of its own that the new one lacks are
-    removed, files of others are left alone. If the block raises, ``out`` stays as it was, or absent.
-
-    Raises:
-        UserError: If ``out`` is neither free nor a bundle.
+    An older bundle in ``out`` is replaced as a whole, file by file: its own files that the new one lacks are removed,
+    other files stay. If the block raises, ``out`` stays as it was, or absent. UserError as ``refuse_foreign_folder``.
     """
     refuse_foreign_folder(out)
     above = next(folder for folder in out.absolute().parents if folder.is_dir())
@@ -67,14 +47,17 @@ def bundle_folder(out: Path) -> Iterator[Path]:
 
 
 def _replace(out: Path, new: Path) -> None:
-    """Move the files of ``new`` over the bundle in ``out``; it is without a report until it is whole again."""
+    """Move the files of ``new`` over the bundle in ``out``, the report last: a folder with a report is complete."""
     old_names = _read(out / CHECK).get("files", {})
     (out / CHECK).unlink(missing_ok=True)
-    for name in NAMES:
-        if (new / name).exists():
-            (new / name).replace(out / name)
-        elif name in old_names:
-            (out / name).unlink(missing_ok=True)
+    names = {path.name for path in new.iterdir()}
+    for name in sorted(names, key=lambda name: name == CHECK):
+        (new / name).replace(out / name)
+    for name in old_names.keys() - names:
+        # The list may be foreign: it never leads out of the folder, and a file that has changed since stays.
+        path = out / name
+        if Path(name).name == name and path.is_file() and sha256_of(path) == old_names[name]:
+            path.unlink()
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A network as one ONNX file that takes images as they are and gives masks: the exported graph of the house."""
+"""Export a network as one ONNX file that maps raw images to probabilities and masks."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path
 
-# torch's exporter speaks 18 and translates for any other number; 18 with IR 8 is what onnxruntime reads since 1.14.
+# torch's exporter writes 18 and converts for any other opset; onnxruntime reads 18 with IR 8 since 1.14.
 OPSET = 18
 IR_VERSION = 8
 METADATA_KEY = "flexunet_pl"
@@ -24,7 +24,7 @@ LARGEST_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GiB; the graph itself 
 
 
 class MaskingNetwork(nn.Module):
-    """A network with the ends that the exported graph has: images as they are -> probabilities and masks."""
+    """A network with the inputs and outputs of the exported graph: raw images -> probabilities and masks."""
 
     def __init__(self, network: nn.Module, num_classes: int) -> None:
         """Wrap ``network``, which maps images (N, C, H, W), 0..255, to logits (N, K, H, W)."""
@@ -45,23 +45,22 @@ class MaskingNetwork(nn.Module):
 def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> None:
     """Write ``network`` as an ONNX file: `image` uint8 (N, H, W, C) -> `probabilities` (N, H, W, K), `mask` (N, H, W).
 
-    N, H and W are free, unless ``facts["fixed_size"]`` names the one height and width the network takes. The file
-    says nothing of the machine it was written on.
+    N, H and W are free, unless ``facts["fixed_size"]`` gives the one height and width the network takes. The file
+    contains no trace of the machine that wrote it.
 
     Args:
         network: Maps images uint8 (N, C, H, W) to logits (N, K, H, W) of any size, padding and cropping by itself; on
-            the CPU. It is left as it is.
+            the CPU. It is not changed.
         facts: The content of labels.json; it goes into the file's metadata under "flexunet_pl".
-        path: Where to.
+        path: The file to write.
 
     Raises:
         UserError: If the weights are too large for one file.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     if weights > LARGEST_FILE:
-        raise UserError(
-            f"{path}: {weights / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB, export a smaller network"
-        )
+        size = f"{weights / 2**30:.1f} GiB"
+        raise UserError(f"{path}: {size} of weights; an ONNX file holds 2 GiB, export a smaller network")
     model = _traced(network, facts)
     _remove_traces(model)
     _describe(model, facts)
@@ -71,19 +70,19 @@ def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> Non
 
 
 def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
-    """Return what torch's exporter makes of the network in evaluation mode, without a word on the console."""
+    """Export the network in evaluation mode, with nothing printed."""
     multiple = facts["size_multiple"]
-    # No side is 0 or 1, equal to another, or a multiple: torch would take such a size for a rule.
+    # No side is 0, 1, a multiple, or equal to another: torch would specialise the graph to such a size.
     height, width = facts["fixed_size"] or (2 * multiple + 3, 3 * multiple + 5)
     image = torch.zeros(2, height, width, facts["channels"], dtype=torch.uint8)
-    dynamic = {0: torch.export.Dim("batch")}
+    dynamic = {0: "batch"}  # torch 2.9 refuses torch.export.Dim here, which must hold for every size without exception
     if facts["fixed_size"] is None:
-        dynamic |= {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+        dynamic |= {1: "height", 2: "width"}
     was_training = network.training
     masking = MaskingNetwork(network, facts["num_classes"]).eval()
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about torch's own internals; the file is checked against the network
+            warnings.simplefilter("ignore")  # about torch's internals; the file is verified against the network
             program = torch.onnx.export(
                 masking,
                 (image,),
@@ -106,7 +105,7 @@ def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
 
 
 def _remove_traces(message: Any) -> None:
-    """Clear what the exporter notes for its own use, such as file names, in a protobuf message and all below it."""
+    """Clear the exporter's notes, such as file names, in a protobuf message and all messages within."""
     for field, value in message.ListFields():
         if field.name in ("doc_string", "metadata_props"):
             message.ClearField(field.name)

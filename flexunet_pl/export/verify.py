@@ -1,4 +1,4 @@
-"""What an exported model gives, against what the network gives: probabilities and masks, on sizes of every kind."""
+"""Compare an exported model with its network: probabilities and masks, for many image sizes."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,11 +14,11 @@ from torch import nn
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.export.onnx import MaskingNetwork
 
-# The largest difference of a probability, and the margin between the two most likely classes from which on a pixel's
-# class must not differ at all. Networks of other people interpolate and normalise in more places than ours.
+# The largest difference of a probability. Where the two most likely classes are further apart than this, the class of a
+# pixel must be the same. Networks of segmentation-models-pytorch interpolate and normalise in more places than ours.
 TOLERANCE = 1e-4
 ZOO_TOLERANCE = 5e-4
-# Two programs that round in different places may be this many times as far apart as one of them is from the truth.
+# Two programs that round in different places may differ by this many times the rounding error of one of them.
 ROUNDING_FACTOR = 4
 LARGEST_TOLERANCE = 1e-2
 
@@ -27,11 +27,9 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Difference(NamedTuple):
-    """How far two results for the same images are apart.
+    """The difference between two results for the same images, in numbers of pixels but for the probabilities'.
 
     Attributes:
-        largest_probability_difference: The largest difference of a probability.
-        pixels: Number of pixels compared.
         mask_disagreement: Number of pixels with another class.
         decided_mask_disagreement: Number of those whose two most likely classes are further apart than a margin.
     """
@@ -42,14 +40,14 @@ class Difference(NamedTuple):
     decided_mask_disagreement: int
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return a message."""
         return (
             f"probabilities differ by up to {self.largest_probability_difference:.2g}; {self.mask_disagreement} of "
             f"{self.pixels} pixels have another class, {self.decided_mask_disagreement} of them were decided"
         )
 
     def is_within(self, allowed: float) -> bool:
-        """Tell whether no probability differs by more than ``allowed`` and no decided pixel has another class."""
+        """Return whether no probability differs by more than ``allowed`` and no decided pixel has another class."""
         return self.largest_probability_difference <= allowed and not self.decided_mask_disagreement
 
 
@@ -81,7 +79,7 @@ def verify_onnx(
         path: The file.
         facts: The content of labels.json.
         pictures: Real or demo images uint8 (H, W, C) at the size the network works at.
-        tolerance: The largest difference of a probability, and the margin from which on a pixel counts as decided.
+        tolerance: The largest difference of a probability, and the margin above which a pixel counts as decided.
 
     Returns:
         For check.json: the largest difference, the sums, and one entry for each batch compared.
@@ -136,10 +134,8 @@ def compared(
         ValueError: If the shapes differ.
     """
     if probabilities.shape != expected_probabilities.shape or mask.shape != expected_mask.shape:
-        raise ValueError(
-            f"shapes {probabilities.shape} and {mask.shape}; expected {expected_probabilities.shape} and "
-            f"{expected_mask.shape}"
-        )
+        expected = f"{expected_probabilities.shape} and {expected_mask.shape}"
+        raise ValueError(f"shapes {probabilities.shape} and {mask.shape}; expected {expected}")
     apart = np.abs(probabilities.astype(np.float64) - expected_probabilities)
     differs = mask != expected_mask
     decided = top_two_margin(expected_probabilities) > margin
@@ -160,16 +156,11 @@ def top_two_margin(probabilities: FloatArray) -> FloatArray:
 
 
 def _batches(facts: Mapping[str, Any], pictures: Iterable[UInt8Array]) -> Iterator[tuple[str, UInt8Array]]:
-    """Yield batches uint8 (N, H, W, C) with a word on where they are from: noise of many sizes, and the pictures."""
+    """Yield batches uint8 (N, H, W, C) with their source: noise of many sizes, and the pictures."""
     rng = np.random.default_rng(0)
     step = facts["size_multiple"]
-    shapes = [
-        (1, 1, 1),  # one pixel
-        (1, 1, step + 3),  # one row
-        (2, step - 1 or 1, 2 * step + 1),  # odd, wider than tall
-        (1, 3 * step + 2, step),  # taller than wide
-        (3, step, step),  # a fit
-    ]
+    # One pixel, one row, odd and wider than tall, taller than wide, a fit.
+    shapes = [(1, 1, 1), (1, 1, step + 3), (2, step - 1 or 1, 2 * step + 1), (1, 3 * step + 2, step), (3, step, step)]
     if facts["fixed_size"] is not None:
         shapes = [(count, *facts["fixed_size"]) for count in (1, 3)]
     for shape in shapes:

@@ -1,10 +1,9 @@
 """Segment images with an exported FlexUNet: one file that needs numpy, Pillow and onnxruntime, nothing else.
 
 ``Model("model.onnx").predict("photo.jpg").mask_index`` is the class of each pixel, uint8 (H, W), at the photo's size.
-``python infer.py model.onnx photos --out masks`` writes it. OpenVINO and tifffile are imported if they are asked for.
+``python infer.py model.onnx photos --out masks`` writes it. OpenVINO and tifffile are imported only when needed.
 """
 
-import argparse
 import contextlib
 import csv
 import glob
@@ -15,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,12 +50,12 @@ WORKERS = 3  # one image in the engine, one being decoded, one being written
 
 
 class InferenceError(ValueError):
-    """A mistake the user can mend; the message names the file or option, what is wrong, and the repair."""
+    """A mistake the user can fix; the message names the file or option, the problem and the fix."""
 
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn what a decoder or an engine raises (dozens of kinds) into an InferenceError that starts with ``what``."""
+    """Turn any exception of a decoder or an engine into an InferenceError that starts with ``what``."""
     try:
         yield
     except InferenceError:
@@ -66,18 +66,18 @@ def _explained(what: str) -> Iterator[None]:
 
 
 class Labels(NamedTuple):
-    """What an exported model's metadata says."""
+    """The metadata of an exported model."""
 
-    names: tuple[str, ...]  # of the classes; the position is the class index, the first is the background
+    names: tuple[str, ...]  # of the classes by index; the first is the background
     colors: tuple[tuple[int, int, int], ...]  # (red, green, blue), 0..255, for each name
-    ignore: tuple[int, int, int] | None  # colour of pixels that count nowhere (index 255, never predicted)
-    num_classes: int  # channels K of the probabilities; 1 stands for one sigmoid channel of the second class
+    ignore: tuple[int, int, int] | None  # colour of ignored pixels (index 255, never predicted)
+    num_classes: int  # channels K of the probabilities; 1 is a single sigmoid channel for the second class
     channels: int  # channels C of an image
     image_size: Size  # the working size, and how an image gets there:
     resize: str  # "stretch", "letterbox" (longest side, then padded) or "none" (native size)
     sixteen_bit: str | None  # how 16-bit images become 8-bit: "full_range", "min_max", or None, which refuses them
-    size_multiple: int  # tiles start at multiples of this, so that they are pooled like the whole image
-    fixed_size: Size | None  # the only size the network takes, if there is such a limit
+    size_multiple: int  # tiles start at multiples of this, so they are pooled like the whole image
+    fixed_size: Size | None  # the only size the network accepts, or None
     min_region_area: int  # defects of fewer pixels become background, in a mask at the image's own size
 
     @classmethod
@@ -117,40 +117,44 @@ def read_image(path: Path, labels: Labels, max_pixels: int = DEFAULT_MAX_PIXELS)
                 raise InferenceError(f"{path}: shape {array.shape}; the model takes (H, W, {labels.channels})")
             _check_pixels(path, array.shape[0], array.shape[1], max_pixels)
             return _eight_bit(path, array, labels.sixteen_bit)
-        if labels.channels not in MODE_OF_CHANNELS:
-            raise InferenceError(f"{path}: the model takes {labels.channels} channels; give .npy images (H, W, C)")
         with Image.open(path) as image:
             _check_pixels(path, image.height, image.width, max_pixels)
-            is_deep = _is_sixteen_bit(path, image)
-            upright = ImageOps.exif_transpose(image)
-            if is_deep and upright.mode.startswith("I"):
-                upright = Image.fromarray(_eight_bit(path, np.asarray(upright, np.uint16), labels.sixteen_bit))
-            elif is_deep and labels.sixteen_bit != "full_range":  # for which Pillow has kept each value's high byte
-                raise InferenceError(f"{path}: a 16-bit colour image, and the model takes 8 bits; convert it")
-            elif upright.mode in ("I", "F"):
-                raise InferenceError(f"{path}: pixels of 32 bits (mode {upright.mode}); convert it to 8 or 16 bits")
-            return _with_channels(upright, labels.channels)
+            return convert(image, labels, path, _is_sixteen_bit(path, image))
+
+
+def convert(image: Image.Image, labels: Labels, path: Path, is_sixteen_bit: bool) -> UInt8Array:
+    """Convert a picture to uint8 (H, W, C) as :func:`read_image` does; ``path`` is only named in errors."""
+    if labels.channels not in MODE_OF_CHANNELS:
+        raise InferenceError(f"{path}: the model takes {labels.channels} channels; give .npy images (H, W, C)")
+    upright = ImageOps.exif_transpose(image)
+    if is_sixteen_bit and upright.mode.startswith("I"):
+        upright = Image.fromarray(_eight_bit(path, np.asarray(upright, np.uint16), labels.sixteen_bit))
+    elif is_sixteen_bit and labels.sixteen_bit != "full_range":  # Pillow keeps only the high byte of each value
+        raise InferenceError(f"{path}: a 16-bit colour image, but the model takes 8 bits; convert it")
+    elif upright.mode in ("I", "F"):
+        raise InferenceError(f"{path}: 32-bit pixels (mode {upright.mode}); convert the image to 8 or 16 bits")
+    return _with_channels(upright, labels.channels)
 
 
 def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
-        what = f"{path}: {height} x {width} pixels to decode at once are more than --max-pixels {max_pixels}"
-        raise InferenceError(f"{what}; raise it for a file you trust, or use a tiled TIFF and --tile")
+        size = f"{height} x {width} pixels exceed --max-pixels {max_pixels}"
+        raise InferenceError(f"{path}: {size}; raise it for a file you trust, or use a tiled TIFF and --tile")
 
 
 def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
-    if image.format == "PNG":  # Pillow opens 16-bit colour as 8-bit without a word, so the file itself is asked
+    if image.format == "PNG":  # Pillow silently opens 16-bit colour as 8-bit, so read the header
         with path.open("rb") as file:
             return file.read(25)[24:] == b"\x10"
     return image.mode.startswith("I;16") or 16 in np.atleast_1d(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8))
 
 
 def _eight_bit(path: Path, values: npt.NDArray[Any], rule: str | None, extremes: Size | None = None) -> UInt8Array:
-    """Map uint8 or uint16 (...) to uint8 (...) by the rule; ``extremes`` are the whole image's if this is a part."""
+    """Map uint8 or uint16 (...) to uint8 (...) by the rule; ``extremes`` (of the whole image) if this is a part."""
     if values.dtype == np.uint8:
         return np.array(values)
     if values.dtype != np.uint16 or rule is None:
-        raise InferenceError(f"{path}: values of type {values.dtype}, and the model takes 8 bits; convert it")
+        raise InferenceError(f"{path}: values of type {values.dtype}, but the model takes 8 bits; convert it")
     low, high = (0, 65535) if rule == "full_range" else extremes or (int(values.min()), int(values.max()))
     return np.asarray(np.rint((values.astype(np.float32) - low) * (255 / max(high - low, 1))), dtype=np.uint8)
 
@@ -161,14 +165,14 @@ def _with_channels(image: Image.Image, channels: int) -> UInt8Array:
 
 
 def working_image(image: UInt8Array, labels: Labels) -> tuple[UInt8Array, Size]:
-    """Bring uint8 (H, W, C) to the working size; also return the size of its upper left part that is no padding."""
+    """Resize uint8 (H, W, C) to the working size; also return the size of the part that is not padding (top left)."""
     if labels.resize == "none":
         return image, (image.shape[0], image.shape[1])
     height, width = filled = labels.image_size
     if labels.resize == "letterbox":
         scale = min(height / image.shape[0], width / image.shape[1])
         filled = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-    # Beyond RGB one channel at a time: Pillow would take a fourth one for alpha and weigh the others with it.
+    # Not RGB: one channel at a time, because Pillow would treat a fourth channel as alpha and premultiply the others.
     parts = [image] if image.shape[2] == 3 else [image[..., i] for i in range(image.shape[2])]
     resized = [Image.fromarray(part).resize(filled[::-1], Image.Resampling.BILINEAR) for part in parts]
     padding = ((0, height - filled[0]), (0, width - filled[1]), (0, 0))
@@ -184,7 +188,7 @@ class Tiling(NamedTuple):
 
     @classmethod
     def checked(cls, side: int, overlap: int | None, step: int) -> "Tiling":
-        """Return tiles that advance; overlap None means 128, or a quarter of the side if that is less."""
+        """Check that tiles advance; an overlap of None is 128, or a quarter of the side if that is less."""
         overlap = min(DEFAULT_OVERLAP, side // 4) if overlap is None else overlap
         if not 0 <= overlap <= side - step:
             raise InferenceError(f"--tile {side} --overlap {overlap}: the overlap must be within 0..{side - step}")
@@ -208,7 +212,7 @@ class Tiling(NamedTuple):
 def tiled_rows(
     bands: Iterator[UInt8Array], size: Size, predict: Callable[[UInt8Array], FloatArray], tiling: Tiling
 ) -> Iterator[FloatArray]:
-    """Segment an image of ``size`` tile by tile, holding only the rows that one row of tiles covers.
+    """Segment an image of ``size`` tile by tile; only the rows of one row of tiles are in memory.
 
     ``bands`` are its rows from top to bottom, uint8 (any number, W, C); ``predict`` maps uint8 (1, h, w, C) to
     probabilities float32 (1, h, w, K). Yields blended probabilities float32 (rows, W, K), from top to bottom, in an
@@ -233,7 +237,7 @@ def tiled_rows(
 
 
 def most_probable(probabilities: FloatArray) -> UInt8Array:
-    """Map probabilities (..., K) to class indices uint8 (...); with K = 1 the second class is what exceeds 0.5."""
+    """Map probabilities (..., K) to class indices uint8 (...); with K = 1 the second class is above 0.5."""
     if probabilities.shape[-1] == 1:
         return np.asarray(probabilities[..., 0] > 0.5, dtype=np.uint8)
     return np.asarray(probabilities.argmax(axis=-1), dtype=np.uint8)
@@ -247,27 +251,23 @@ def highest_probabilities(probabilities: FloatArray) -> FloatArray:
 
 
 def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArray]:
-    """Measure the regions (8-connected) in a mask given as bands of rows uint8 (rows, W), top to bottom.
-
-    Returns for each class index its pixels, its regions, and the pixels of the largest one, each int64 (256,). Only the
-    last row, and the regions that touch it, are remembered between bands.
+    """Count pixels, 8-connected regions and pixels of the largest region for each class index, int64 (256,) each,
+    in a mask given as bands of rows uint8 (rows, W), top to bottom.
     """
     pixels, regions, largest = (np.zeros(256, dtype=np.int64) for _ in range(3))
     row_above = np.zeros((0, 0), dtype=np.uint8)
     open_of_pixel, open_sizes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    for band in itertools.chain(bands, [None]):  # None: a row of no class, which ends the regions still open
+    for band in itertools.chain(bands, [None]):  # None: a row without a class closes all open regions
         rows = np.full_like(row_above, IGNORE_INDEX) if band is None else band
         pixels += np.bincount(rows.ravel(), minlength=256)
         mask = np.concatenate([row_above.reshape(-1, rows.shape[1]), rows])
-        first, run_of, upper, lower = _runs(mask)
+        first, run_of, upper, lower = find_runs(mask)
         sizes = np.diff(first, append=mask.size)
-        if len(row_above):  # its runs touch the regions they belonged to above, which bring the sizes reached there
+        if len(row_above):  # its runs touch the open regions above, whose sizes they continue
             top = np.arange(run_of[0, -1] + 1)
             upper, lower = np.append(upper, top), np.append(lower, len(first) + open_of_pixel[first[top]])
             sizes[top] = 0
-        roots = _connected(
-            len(first) + len(open_sizes), upper, lower
-        )  # the smallest node of each, so never an open one
+        roots = connect(len(first) + len(open_sizes), upper, lower)  # the smallest node of each, never an open one
         sizes = np.bincount(roots, np.append(sizes, open_sizes), len(first)).astype(np.int64)
         roots = roots[: len(first)]
         is_open = np.bincount(roots[run_of[-1]], minlength=len(first)) > 0
@@ -281,17 +281,17 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
 
 
 def without_small_regions(mask: UInt8Array, smallest: int) -> UInt8Array:
-    """Make regions of defects (8-connected, of any classes) below ``smallest`` pixels background in a mask (H, W)."""
+    """Make defect regions (8-connected, of any classes) below ``smallest`` pixels background in a mask (H, W)."""
     if smallest < 2:
         return mask
-    first, run_of, upper, lower = _runs((mask > 0).view(np.uint8))
-    roots = _connected(len(first), upper, lower)
+    first, run_of, upper, lower = find_runs((mask > 0).view(np.uint8))
+    roots = connect(len(first), upper, lower)
     sizes = np.bincount(roots, weights=np.diff(first, append=mask.size))
     return np.where(sizes[roots][run_of] < smallest, np.uint8(0), mask)
 
 
 def _without_small_regions(bands: Iterable[UInt8Array], smallest: int) -> Iterator[UInt8Array]:
-    """Do the same to a mask given as bands of rows, of which only ``smallest`` rows to either side are remembered."""
+    """Do the same to a mask given as bands of rows; only ``smallest`` rows on either side are kept."""
     held, above = np.zeros((0, 0), dtype=np.uint8), 0
     for band in itertools.chain(bands, [None]):
         held = held if band is None else np.concatenate([held.reshape(-1, band.shape[1]), band])
@@ -301,15 +301,15 @@ def _without_small_regions(bands: Iterable[UInt8Array], smallest: int) -> Iterat
             held, above = held[max(0, end - smallest) :], min(end, smallest)
 
 
-def _runs(mask: UInt8Array) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
+def find_runs(mask: UInt8Array) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
     """Split a mask (H, W) into runs, stretches of equal pixels in a row, and find those of equal pixels that touch.
 
-    Returns where in ``mask.ravel()`` each starts, which one a pixel lies in (H, W), and pairs upper[i], lower[i].
+    Returns where each starts in ``mask.ravel()``, the run of each pixel (H, W), and touching pairs upper[i], lower[i].
     """
     starts = np.ones(mask.shape, dtype=bool)
     starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
     run_of = np.cumsum(starts.ravel()).reshape(mask.shape) - 1
-    # Runs touch straight below, where either starts, and diagonally, where one starts as the other has ended.
+    # Runs touch vertically where either starts, and diagonally where one starts just after the other ends.
     below = (mask[1:] == mask[:-1]) & (starts[1:] | starts[:-1])
     corner = starts[1:, 1:] & starts[:-1, 1:]
     falling = corner & (mask[1:, 1:] == mask[:-1, :-1])
@@ -319,8 +319,8 @@ def _runs(mask: UInt8Array) -> tuple[IndexArray, IndexArray, IndexArray, IndexAr
     return np.flatnonzero(starts), run_of, upper, lower
 
 
-def _connected(count: int, one: IndexArray, other: IndexArray) -> IndexArray:
-    """Return for each of ``count`` nodes the smallest node that the edges (one[i], other[i]) connect it with."""
+def connect(count: int, one: IndexArray, other: IndexArray) -> IndexArray:
+    """Return for each of ``count`` nodes the smallest node it is connected to by the edges (one[i], other[i])."""
     parent = np.arange(count)
     while len(one):
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
@@ -335,7 +335,7 @@ def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Seque
     import onnxruntime
 
     if precision != "fp32":
-        raise InferenceError(f"--precision {precision} needs --engine openvino; onnxruntime runs the model as it is")
+        raise InferenceError(f"--precision {precision} needs --engine openvino; onnxruntime runs the model as exported")
     available = onnxruntime.get_available_providers()
     chosen = [next((full for full in available if full.lower().startswith(name.lower())), name) for name in providers]
     if missing := [name for name in chosen if name not in available]:
@@ -359,12 +359,12 @@ def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence
         raise InferenceError("--providers belongs to --engine onnxruntime; leave it out with openvino")
     core = openvino.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        sys.stderr.write("--precision bf16: this processor has no bf16 instructions; going on in fp32\n")
+        sys.stderr.write("--precision bf16: this CPU has no bf16 instructions; using fp32\n")
         precision = "fp32"
     network = core.read_model(path)
     place = ["framework", METADATA_KEY]
     metadata = {METADATA_KEY: str(network.get_rt_info(place).value)} if network.has_rt_info(place) else {}
-    # Without the hint OpenVINO chooses bf16 by itself on CPUs that have it.
+    # Without the hint OpenVINO uses bf16 on CPUs that have it.
     settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": str(threads)}
     compiled = core.compile_model(network, "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
     return lambda images: compiled({"image": images}), metadata
@@ -374,14 +374,14 @@ ENGINES = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}
 
 
 class Prediction(NamedTuple):
-    """The class of each pixel of an image, uint8 (H, W), and what it was chosen from."""
+    """The class of each pixel of an image, uint8 (H, W), and the probabilities."""
 
     mask_index: UInt8Array
-    probabilities: FloatArray  # (h, w, K), the size at which the network saw the image; with tiles that is (H, W)
+    probabilities: FloatArray  # (h, w, K) at the working size without padding; with tiles (H, W, K)
 
 
 class Model:
-    """An exported network and its ``labels``; threads may share it."""
+    """An exported network and its ``labels``; safe to share between threads."""
 
     def __init__(
         self,
@@ -406,7 +406,7 @@ class Model:
         height, width = images.shape[1:3]
         fixed = self.labels.fixed_size or (height, width)
         if height > fixed[0] or width > fixed[1]:
-            raise InferenceError(f"{height} x {width} pixels, and the network takes {fixed}; use --tile {min(fixed)}")
+            raise InferenceError(f"{height} x {width} pixels, but the network takes {fixed}; use --tile {min(fixed)}")
         images = np.pad(images, ((0, 0), (0, fixed[0] - height), (0, fixed[1] - width), (0, 0)), mode="edge")
         with self._turn, _explained(f"the engine failed on {height} x {width} pixels; --tile needs less memory"):
             outputs = self._run(images)
@@ -417,7 +417,7 @@ class Model:
         return Tiling.checked(side, overlap, self.labels.size_multiple)
 
     def predict(self, image: str | Path | UInt8Array, tiling: Tiling | None = None) -> Prediction:
-        """Segment a file or uint8 (H, W, C): whole, at the working size, or in tiles at its native size."""
+        """Segment a file or uint8 (H, W, C): whole at the working size, or in tiles at its own size."""
         pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), self.labels)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != self.labels.channels:
             raise InferenceError(f"image {pixels.dtype} {pixels.shape}; give uint8 (H, W, {self.labels.channels})")
@@ -447,7 +447,7 @@ def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
 
 
 def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pixels: int) -> list[Any]:
-    """Segment a TIFF in tiles into a TIFF; in memory are only the rows that one row of tiles covers."""
+    """Segment a TIFF in tiles into a TIFF; only the rows of one row of tiles are in memory."""
     with _explained("TIFF with --tile needs tifffile; pip install tifffile imagecodecs"):
         import tifffile
     labels, highest = model.labels, np.zeros(len(model.labels.names), dtype=np.float32)
@@ -508,7 +508,7 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Return the image files that files, folders (without their subfolders) and globs stand for, each once."""
+    """Return the image files in files, folders (not their subfolders) and globs, each once."""
     found: dict[Path, Path] = {}
     for argument in arguments:
         given = Path(argument)
@@ -516,13 +516,13 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         images = [path for path in matches if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
         images = [given] if given.is_file() else sorted(path for path in images if path.is_file())
         if not images:
-            raise InferenceError(f"{argument}: no image ({', '.join(IMAGE_SUFFIXES)}) there; check the path")
+            raise InferenceError(f"{argument}: no image ({', '.join(IMAGE_SUFFIXES)}) found; check the path")
         found |= {path.resolve(): path for path in images}
     return list(found.values())
 
 
 def mask_paths(files: Sequence[Path], out: Path, tiling: Tiling | None = None) -> list[Path]:
-    """Return where each file's mask goes: named by the stem, or if files share it by as much of the path as needed."""
+    """Return the mask path of each file: named by its stem, or by as much of its path as makes the name unique."""
     folder = os.path.commonpath([path.resolve().parent for path in files])
     paths = [path.resolve().relative_to(folder) for path in files]
     names = [path.stem for path in paths]
@@ -533,7 +533,7 @@ def mask_paths(files: Sequence[Path], out: Path, tiling: Tiling | None = None) -
     masks = [out / (name + suffix) for name, suffix in zip(names, suffixes, strict=True)]
     uses = Counter(str(path.resolve()).casefold() for path in [*files, *masks])
     if clash := [str(mask) for mask in masks if uses[str(mask.resolve()).casefold()] > 1]:
-        raise InferenceError(f"{clash[0]}: is one of the images, or the mask of two; choose another --out")
+        raise InferenceError(f"{clash[0]}: would overwrite an image or another mask; choose another --out")
     return masks
 
 
@@ -557,12 +557,12 @@ def _save(found: Prediction, image: UInt8Array, colors: UInt8Array, mask: Path, 
 def infer_files(
     model: Model, files: Sequence[Path], out: Path, extras: Sequence[str], tiling: Tiling | None, max_pixels: int
 ) -> int:
-    """Segment files into the folder ``out``, with a summary.csv; say and skip which fail, and return how many."""
+    """Segment files into the folder ``out``, with a summary.csv; report and skip failures, and return how many."""
     with _explained(f"--out {out}: cannot be created"):
         out.mkdir(parents=True, exist_ok=True)
     masks = mask_paths(files, out, tiling)
     if extras and any(mask.suffix == ".tif" for mask in masks):
-        raise InferenceError(f"--{extras[0]} needs the whole image at once; leave it out for TIFF with --tile")
+        raise InferenceError(f"--{extras[0]} needs the whole image in memory; leave it out for TIFF with --tile")
 
     def segment(path: Path, mask: Path) -> list[Any] | InferenceError:
         try:
@@ -594,20 +594,20 @@ def infer_files(
     return failed
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InferenceError(f"{message}; --help tells the options")
+        raise InferenceError(f"{message}; --help lists the options")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[ArgumentParser] = _Parser) -> int:
     """Run the command line; return 0, 1 if an image failed, or 2 after a mistake (printed as ``error: ...``)."""
-    parser = _Parser(prog="infer", description="Segment images with an exported model.")
+    parser = kind(prog=prog, description="Segment images with an exported model.")
     parser.add_argument("model", help="a bundle (a folder with model.onnx), or an .onnx file")
     parser.add_argument("images", nargs="+", help="image files, folders, or globs in quotes")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for masks and summary.csv")
     for name, explanation in EXTRAS.items():
         parser.add_argument(f"--{name}", dest="extras", action="append_const", const=name, default=[], help=explanation)
-    parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="what runs the network")
+    parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="engine that runs the network")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster, with openvino")
     parser.add_argument("--providers", type=lambda text: text.split(","), default=(), help="such as cuda,cpu")
     parser.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
@@ -622,7 +622,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--min-region-area {options.min_region_area} must be 0, which keeps all, or pixels")
         if options.overlap is not None and options.tile is None:
             parser.error(f"--overlap {options.overlap} needs --tile")
-        Image.MAX_IMAGE_PIXELS = None  # --max-pixels stands in for it
+        Image.MAX_IMAGE_PIXELS = None  # --max-pixels replaces it
         files = find_images(options.images)
         model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
         if options.min_region_area is not None:

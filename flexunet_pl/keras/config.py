@@ -1,21 +1,21 @@
-"""Read FlexUNet's settings out of a Keras model's configuration, and prove that the model is that FlexUNet."""
+"""Read FlexUNet's settings from a Keras configuration, and check that the model is that FlexUNet layer by layer."""
 
 import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.keras.contents import MAX_LAYERS
-from flexunet_pl.keras.lambda_layers import Verdict, judge_lambda
+from flexunet_pl.keras.lambda_layers import Verdict, classify_lambda
 from flexunet_pl.keras.layers import KerasLayer, blank_network, keras_layers, normalization_of
-from flexunet_pl.nn.flexunet import FlexUNetSettings
 
 MAX_NAME = 200
 # tf-keras says swish where Keras 3 says silu.
 ACTIVATION_ALIASES = {"swish": "silu"}
-# What Keras takes where a configuration is silent.
+# Keras' defaults for missing options.
 DEFAULTS = {"groups": 1, "offset": 0.0, "dilation_rate": [1, 1], "axis": -1}
 
 
@@ -31,21 +31,18 @@ class FoundLayer:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a configuration tells: FlexUNet's settings, the input's (height, width) unless variable, remarks."""
+    """The content of a configuration: FlexUNet's settings, the input's (height, width) unless variable, and notes."""
 
-    settings: FlexUNetSettings
+    settings: dict[str, Any]
     image_size: tuple[int, int] | None
     layers: list[FoundLayer]
     notes: tuple[str, ...]
 
 
 def describe(config: object, given: Mapping[str, object], path: Path) -> ModelDescription:
-    """Return what the model configuration ``config`` of the file ``path`` tells.
+    """Read the model configuration ``config``, the parsed JSON of tf-keras or Keras 3 in the file ``path``.
 
-    Args:
-        config: The parsed JSON, of tf-keras or Keras 3.
-        given: Known settings; only ``input_normalize`` matters here, for a Lambda layer that cannot be judged.
-        path: The file, for messages.
+    Of the known settings ``given`` only ``input_normalize`` matters, for a Lambda layer whose code cannot be read.
 
     Raises:
         UserError: If the model is no FlexUNet; the message names the layer, what it has and what is needed.
@@ -62,13 +59,13 @@ def describe(config: object, given: Mapping[str, object], path: Path) -> ModelDe
     levels = 1 + sum(layer.kind == "Conv2DTranspose" for layer in layers)
     dropouts = [layer for layer in layers if layer.kind == "Dropout"]
     first, head = convolutions[0], convolutions[-1]
-    settings: FlexUNetSettings = {
+    settings = {
         "num_classes": _whole(head, "filters", path),
         "in_channels": channels,
         "base_filters": _whole(first, "filters", path),
         "base_kernel": _whole(first, "kernel_size", path),
         "num_layers": levels,
-        # The rate is dropout * level, so the top level does not tell it and the second one tells it outright.
+        # The rate is dropout * level: 0 at the top level, dropout itself at the second.
         "dropout": _rate(dropouts[1], path) if levels > 1 and len(dropouts) > 1 else 0.0,
         "dilation": _whole(first, "dilation_rate", path),
         "activation": str(_plain(first.options.get("activation"))),
@@ -77,7 +74,9 @@ def describe(config: object, given: Mapping[str, object], path: Path) -> ModelDe
     }
     needed = keras_layers(blank_network(settings, path))
     _compare(layers, needed, path)
-    output = _first_text(_entry(config, "output_layers"))
+    output = _entry(config, "output_layers")
+    while isinstance(output, list) and output:
+        output = output[0]
     if output != layers[-1].name:
         raise UserError(f"{path}: the output is taken from {output!r}, {layers[-1].name!r} is needed")
     image_size = None if height is None or width is None else (height, width)
@@ -110,7 +109,7 @@ def _found_layers(config: object, path: Path) -> list[FoundLayer]:
 
 
 def _identifier(text: object) -> str:
-    """Return ``text`` if it is fit to be a name and to be printed."""
+    """Return ``text`` if it is a printable name of reasonable length."""
     if not isinstance(text, str) or not text.isprintable() or len(text) > MAX_NAME:
         raise ValueError(f"{reprlib.repr(text)} is no name")
     return text
@@ -136,31 +135,24 @@ def _input_shape(layer: FoundLayer, path: Path) -> tuple[int | None, int | None,
     shape = layer.options.get("batch_shape", layer.options.get("batch_input_shape"))
     sides_fit = isinstance(shape, list) and len(shape) == 4 and all(side is None or _is_whole(side) for side in shape)
     if not (isinstance(shape, list) and sides_fit and shape[3] is not None):
-        raise UserError(
-            f"{path}: layer {layer.name} has the shape {reprlib.repr(shape)}, [null, height, width, channels] is needed"
-        )
+        needed = "[null, height, width, channels] is needed"
+        raise UserError(f"{path}: layer {layer.name} has the shape {reprlib.repr(shape)}, {needed}")
     return shape[1], shape[2], shape[3]
 
 
 def _note_on_lambda(layer: FoundLayer, given: Mapping[str, object], path: Path) -> str:
-    """Return the remark on a Lambda layer behind the input that passes for a division by 255."""
-    verdict = judge_lambda(layer.options.get("function"))
+    """Return the note on a Lambda layer behind the input that counts as a division by 255."""
+    verdict = classify_lambda(layer.options.get("function"))
+    taken = f"layer {layer.name} was taken for"
     if verdict is Verdict.DIVIDES_BY_255:
-        return (
-            f"layer {layer.name} was taken for the original's division by 255, judging by its code, which was not run"
-        )
-    if verdict is Verdict.UNREADABLE and given.get("input_normalize") is True:
-        return (
-            f"layer {layer.name} was taken for a division by 255 because input_normalize=True was given; it was not run"
-        )
-    raise UserError(
-        f"{path}: the code in the Lambda layer {layer.name} {verdict.value}, and only that division is known here. "
-        + (
-            "If it is that division, give input_normalize=True"
-            if verdict is Verdict.UNREADABLE
-            else "Save the model without it, or with a Rescaling layer"
-        )
-    )
+        return f"{taken} the original's division by 255 from its code, which was not run"
+    repair = "Save the model without it, or with a Rescaling layer"
+    if verdict is Verdict.UNREADABLE:
+        if given.get("input_normalize") is True:
+            return f"{taken} a division by 255 because input_normalize=True was given; it was not run"
+        repair = "If it is that division, give input_normalize=True"
+    code = f"the code in the Lambda layer {layer.name} {verdict.value}"
+    raise UserError(f"{path}: {code}, and only that division is known here. {repair}")
 
 
 def _compare(found: list[FoundLayer], needed: list[KerasLayer], path: Path) -> None:
@@ -170,24 +162,20 @@ def _compare(found: list[FoundLayer], needed: list[KerasLayer], path: Path) -> N
         name_of[wanted.name] = layer.name
         kind = "Rescaling" if layer.kind == "Lambda" and wanted.kind == "Rescaling" else layer.kind
         inputs = tuple(name_of[name] for name in wanted.inputs)
+        place = f"{path}: layer {layer.name}"
         if kind != wanted.kind:
-            raise UserError(f"{path}: layer {layer.name} is {layer.kind}, FlexUNet needs {wanted.kind} here")
+            raise UserError(f"{place} is {layer.kind}, FlexUNet needs {wanted.kind} here")
         if layer.inputs != inputs:
-            raise UserError(
-                f"{path}: layer {layer.name} takes {', '.join(layer.inputs)}, FlexUNet needs {', '.join(inputs)} here"
-            )
+            raise UserError(f"{place} takes {', '.join(layer.inputs)}, FlexUNet needs {', '.join(inputs)} here")
         for option, value in wanted.options.items() if layer.kind != "Lambda" else ():
             actual = layer.options.get(option, DEFAULTS.get(option))
             if not _fits(option, actual, value):
-                raise UserError(
-                    f"{path}: layer {layer.name} ({layer.kind}) has {option} {reprlib.repr(actual)}, FlexUNet needs "
-                    f"{value} here"
-                )
+                has = f"({layer.kind}) has {option} {reprlib.repr(actual)}"
+                raise UserError(f"{place} {has}, FlexUNet needs {value} here")
     if len(found) != len(needed):
-        raise UserError(
-            f"{path}: the model has {len(found)} layers, FlexUNet needs {len(needed)}; it goes along with it up to "
-            f"{found[min(len(found), len(needed)) - 1].name}"
-        )
+        last = found[min(len(found), len(needed)) - 1].name
+        counts = f"the model has {len(found)} layers, FlexUNet needs {len(needed)}"
+        raise UserError(f"{path}: {counts}; they agree up to {last}")
 
 
 def _plain(value: object) -> object:
@@ -200,7 +188,7 @@ def _plain(value: object) -> object:
 
 
 def _fits(option: str, found: object, needed: object) -> bool:
-    """Tell whether two values of ``option`` mean the same; of four axes number 3 is the last, -1."""
+    """Return whether two values of ``option`` mean the same; of four axes number 3 is the last, -1."""
     found, needed = _plain(found), _plain(needed)
     if option == "axis":
         return found in (3, -1) and needed in (3, -1)
@@ -216,10 +204,8 @@ def _is_whole(value: object) -> bool:
 def _whole(layer: FoundLayer, option: str, path: Path) -> int:
     value = _plain(layer.options.get(option))
     if not (isinstance(value, int) and _is_whole(value)):
-        raise UserError(
-            f"{path}: layer {layer.name} has {option} {reprlib.repr(layer.options.get(option))}, FlexUNet needs "
-            "one whole number of at least 1, the same both ways"
-        )
+        has = f"layer {layer.name} has {option} {reprlib.repr(layer.options.get(option))}"
+        raise UserError(f"{path}: {has}, FlexUNet needs one whole number of at least 1, the same both ways")
     return value
 
 
@@ -228,10 +214,3 @@ def _rate(layer: FoundLayer, path: Path) -> float:
     if not isinstance(rate, int | float):
         raise UserError(f"{path}: layer {layer.name} has the rate {rate!r}, a number is needed")
     return float(rate)
-
-
-def _first_text(value: object) -> object:
-    """Return the first element of nested lists."""
-    while isinstance(value, list) and value:
-        value = value[0]
-    return value

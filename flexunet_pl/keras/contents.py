@@ -1,8 +1,8 @@
-"""List what a Keras HDF5 file holds, as JSON, in a process of its own: ``python -P keras_contents.py FILE SECONDS``.
+"""List what a Keras HDF5 file holds, as JSON, in a process of its own: ``python -P contents.py FILE SECONDS``.
 
-The HDF5 library itself loops for ever or crashes over some damaged files. Here that costs a child process, which has
-limits on time and memory, and nothing else. Values are not read: the list says where in the file they lie. Only h5py
-and the standard library are imported, so that the process starts quickly.
+The HDF5 library hangs or crashes on some damaged files. Here that ends only a child process, which has limits on time
+and memory. Values are not read: the list gives their offsets in the file. Only h5py and the standard library are
+imported, so that the process starts quickly.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ Item: TypeAlias = h5py.Group | h5py.Dataset
 
 
 class ContentError(Exception):
-    """The file holds what cannot be taken over; the message says what and where."""
+    """The file has unsupported content; the message says what and where."""
 
 
 def contents(file: h5py.File) -> dict[str, object]:
@@ -35,10 +35,9 @@ def contents(file: h5py.File) -> dict[str, object]:
     config = read_texts(file, "model_config") if "model_config" in file.attrs else [None]
     if len(config) != 1:
         raise ContentError(f"model_config holds {len(config)} texts, one is needed")
-    if "model_weights" in file:
-        return {"config": config[0], "layout": "names", "layers": layers_by_name(group_at(file, "model_weights"))}
-    if "layer_names" in file.attrs:
-        return {"config": config[0], "layout": "names", "layers": layers_by_name(file)}
+    if "model_weights" in file or "layer_names" in file.attrs:
+        root = group_at(file, "model_weights") if "model_weights" in file else file
+        return {"config": config[0], "layout": "names", "layers": layers_by_name(root)}
     if "layers" in file:
         return {"config": config[0], "layout": "classes", "layers": layers_by_class(group_at(file, "layers"))}
     raise ContentError("there is neither model_weights, layer_names nor layers: these are no weights of Keras")
@@ -82,21 +81,20 @@ def check_count(weights: int, layer: str) -> None:
 
 
 def describe(group: h5py.Group, place: str) -> dict[str, object]:
-    """Return shape, numpy type and byte offset of the dataset at ``place``, which lies in this file in one piece."""
+    """Return shape, numpy type and byte offset of the dataset at ``place``, which must be contiguous in this file."""
     dataset = item_at(group, place)
     if not isinstance(dataset, h5py.Dataset):
         raise ContentError(f"{dataset.name} is no weight")
     if dataset.dtype.str[1:] not in ("f2", "f4") or dataset.shape is None:
         raise ContentError(f"{dataset.name} holds {dataset.dtype}, float32 or float16 is needed")
     if dataset.is_virtual or dataset.external:
+        place = f"the values of {dataset.name} are in another file"
+        raise ContentError(f"{place}, which is not opened; save the model again")
+    offset, stored = dataset.id.get_offset(), dataset.id.get_storage_size()
+    if offset is None or stored != dataset.nbytes:
         raise ContentError(
-            f"the values of {dataset.name} lie in another file, which is not opened; save the model anew"
-        )
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.id.get_storage_size() != dataset.nbytes:
-        raise ContentError(
-            f"{dataset.name} is compressed, in pieces or not stored in full ({dataset.id.get_storage_size()} bytes of "
-            f"{dataset.nbytes}); Keras stores weights plainly (h5repack -f NONE -l CONTI does so too)"
+            f"{dataset.name} is compressed, chunked or not stored in full ({stored} bytes of {dataset.nbytes}); "
+            "Keras stores weights contiguously, as h5repack -f NONE -l CONTI does"
         )
     return {"shape": list(map(int, dataset.shape)), "type": dataset.dtype.str, "offset": int(offset)}
 
@@ -149,14 +147,14 @@ def item_at(parent: h5py.Group, place: str) -> Item:
 
 
 def limit_process(seconds: int) -> None:
-    """Let the system end this process after ``seconds`` of computing and refuse it more memory than a list needs."""
-    # Windows has no such limits; there the parent's patience is the only one.
+    """Limit this process to ``seconds`` of processor time and to the memory that a list needs."""
+    # Windows has no such limits; there only the parent's timeout applies.
     with contextlib.suppress(ImportError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        # A crash is an answer here; it needs no core file.
+        # A crash is an expected result here and needs no core file.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -170,7 +168,7 @@ def main(path: str, seconds: str) -> None:
     except ContentError as error:
         answer = {"error": str(error)}
     except Exception as error:  # noqa: BLE001  h5py raises nearly every kind of exception over damaged bytes
-        answer = {"error": f"it is damaged, cut short or no HDF5 file ({type(error).__name__}: {error})"}
+        answer = {"error": f"it is damaged, truncated or no HDF5 file ({type(error).__name__}: {error})"}
     sys.stdout.write(json.dumps(answer))
 
 

@@ -1,4 +1,4 @@
-"""Open Keras files whoever wrote them: nothing is executed or followed into another file."""
+"""Open untrusted Keras files: nothing is executed, and no link to another file is followed."""
 
 import contextlib
 import json
@@ -21,16 +21,21 @@ MEBIBYTE = 2**20
 # Keras stores archive members uncompressed; trained weights hardly shrink when somebody packs them again.
 MAX_EXPANSION = 2
 ALWAYS_UNPACKED_BYTES = 64 * MEBIBYTE
-# zipfile unpacks these piece by piece; of bzip2 and LZMA it may have to unpack gigabytes at once.
+# zipfile unpacks these in chunks; bzip2 and LZMA may need gigabytes at once.
 BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 1
 ARCHIVE_START = b"PK\x03\x04"
 CONFIG_MEMBER = "config.json"
 WEIGHTS_MEMBER = "model.weights.h5"
 LISTING_SCRIPT = Path(keras_contents.__file__)
-# Listing the largest network takes a tenth of a second of computing; on a busy machine the clock runs longer.
+# Listing the largest network takes 0.1 s of processor time; on a busy machine the wall time is longer.
 COMPUTING_SECONDS = 5
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
+# What zipfile raises over damaged bytes, and code that walks foreign JSON.
+DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -68,22 +73,10 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
             yield KerasFile(config, answer["layout"], answer["layers"], hdf5)
     except UserError:
         raise
-    except (
-        # What zipfile raises over damaged bytes, and code that walks foreign JSON.
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{path} cannot be read as a Keras file ({type(error).__name__}: {error}); it is damaged, cut short or of "
-            "another kind"
+            f"{path} cannot be read as a Keras file ({reason}); it is damaged, truncated or of another kind"
         ) from error
 
 
@@ -115,11 +108,9 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> zipf
         raise UserError(f"{path} holds {len(members)} members called {name}, a .keras file one; found: {found}")
     if members[0].flag_bits & ENCRYPTED or members[0].compress_type not in BOUNDED_COMPRESSIONS:
         raise UserError(f"{path}: {name} is encrypted or packed by another method than deflate; Keras does neither")
-    if members[0].file_size > limit:
-        raise UserError(
-            f"{path}: {name} claims to unpack to {members[0].file_size} bytes, at most {limit} are accepted here; "
-            "Keras stores it uncompressed"
-        )
+    if (size := members[0].file_size) > limit:
+        claim = f"{name} claims to unpack to {size} bytes, at most {limit} are accepted here"
+        raise UserError(f"{path}: {claim}; Keras stores it uncompressed")
     return members[0]
 
 
@@ -132,14 +123,10 @@ def _parse(text: str | bytes, path: Path) -> object:
 
 
 def run_listing(hdf5: Path) -> subprocess.CompletedProcess[bytes]:
-    """Run keras_contents over the file ``hdf5`` in a process of its own and return how that went.
-
-    Raises:
-        subprocess.TimeoutExpired: If it does not come to an end.
-    """
-    # -P keeps the script's folder, where rooms are called keras and onnx, off the import path.
+    """Run keras_contents over the file ``hdf5`` in a process of its own; subprocess.TimeoutExpired if it hangs."""
+    # -P keeps the script's folder, which is called keras, off the import path.
     command = [sys.executable, "-P", str(LISTING_SCRIPT), str(hdf5.absolute()), str(COMPUTING_SECONDS)]
-    return subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
+    return subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
 
 
 def _list_contents(hdf5: Path, path: Path) -> dict[str, Any]:
@@ -147,13 +134,11 @@ def _list_contents(hdf5: Path, path: Path) -> dict[str, Any]:
     try:
         listing = run_listing(hdf5)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{path} is damaged: the HDF5 library does not come to an end with it") from error
+        raise UserError(f"{path} is damaged: the HDF5 library hangs on it") from error
     if listing.returncode != 0:
         last_words = listing.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise UserError(
-            f"{path} is damaged: the HDF5 library crashes over it or does not come to an end "
-            f"(exit code {listing.returncode}{': ' if last_words else ''}{last_words})"
-        )
+        code = f"exit code {listing.returncode}{': ' if last_words else ''}{last_words}"
+        raise UserError(f"{path} is damaged: the HDF5 library crashes over it or does not come to an end ({code})")
     answer: dict[str, Any] = json.loads(listing.stdout)
     if "error" in answer:
         raise UserError(f"{path}: {answer['error']}")

@@ -1,10 +1,10 @@
-"""Judge the code inside a Lambda layer without running it, nor handing it to ``marshal``.
+"""Classify the code inside a Lambda layer without running it or passing it to ``marshal``.
 
 The original divides its input by 255 in a Lambda layer, which Keras saves as Python byte code (``marshal``, base64).
-Running that is running a stranger's program, and ``marshal.loads`` itself may crash over forged bytes. So the constants
-and names are picked out of the bytes here. The layer counts as the division when its code uses no name, has 255 as its
-only number and a division among its instructions (or 1/255 and a multiplication). That leaves room for odd programs,
-like 255 / x; hence the reader says that it took the layer for the division.
+Running it would run a stranger's program, and ``marshal.loads`` itself may crash on forged bytes. So constants and
+names are parsed from the bytes here. The layer counts as the division when its code uses no name, has 255 as its only
+number and a division among its instructions (or 1/255 and a multiplication). Odd programs such as 255 / x pass too;
+hence the reader notes that it took the layer for the division.
 """
 
 import base64
@@ -16,21 +16,21 @@ import struct
 MAX_CODE_CHARACTERS = 10_000
 REFERENCE_FLAG = 0x80
 # Pairs of operation and argument that divide or multiply. Python 3.6 to 3.10 have operations of their own (argument
-# unused), later ones a common operation (122 in 3.11 and 3.12, 45 in 3.13, 44 in 3.14) whose argument tells which.
+# unused), later ones a common operation (122 in 3.11 and 3.12, 45 in 3.13, 44 in 3.14) whose argument selects one.
 DIVISIONS = frozenset({(27, 0), (122, 11), (45, 11), (44, 11)})
 MULTIPLICATIONS = frozenset({(20, 0), (122, 5), (45, 5), (44, 5)})
 
 
 class Verdict(enum.Enum):
-    """What the code of a Lambda layer does, as far as looking at it tells."""
+    """What the code of a Lambda layer does, from its byte code."""
 
     DIVIDES_BY_255 = "divides by 255"
     OTHER = "does something else than dividing by 255"
-    UNREADABLE = "cannot be judged without running it"
+    UNREADABLE = "cannot be classified without running it"
 
 
-def judge_lambda(function: object) -> Verdict:
-    """Judge the ``function`` entry of a Lambda layer's configuration, of tf-keras (a list) or Keras 3 (a dict)."""
+def classify_lambda(function: object) -> Verdict:
+    """Classify the ``function`` entry of a Lambda layer's configuration, of tf-keras (a list) or Keras 3 (a dict)."""
     code = function
     if isinstance(function, dict):
         inner = function.get("config")
@@ -70,26 +70,21 @@ def _read_code(stream: io.BytesIO) -> tuple[bytes, list[object], list[object]]:
         start = stream.read(4)
         if len(start) < 4 or start[3]:
             raise ValueError("counters are out of range")
-        if _peek_kind(stream) == b"s":
+        place = stream.tell()
+        is_last = _kind(stream) == b"s"
+        stream.seek(place)
+        if is_last:
             break
-    instructions = _value(stream)
-    constants = _value(stream)
-    names = _value(stream)
+    instructions, constants, names = (_value(stream) for _ in range(3))
     if not (isinstance(instructions, bytes) and isinstance(constants, list) and isinstance(names, list)):
         raise ValueError("parts are missing")
     return instructions, constants, names
 
 
 def _kind(stream: io.BytesIO) -> bytes:
-    """Read the letter that says what follows, without the flag for values that are referred to later."""
+    """Read the type letter, without the flag for values that are referred to later."""
     letter = stream.read(1)
     return bytes([letter[0] & ~REFERENCE_FLAG]) if letter else b""
-
-
-def _peek_kind(stream: io.BytesIO) -> bytes:
-    kind = _kind(stream)
-    stream.seek(-len(kind), io.SEEK_CUR)
-    return kind
 
 
 def _value(stream: io.BytesIO) -> object:

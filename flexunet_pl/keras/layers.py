@@ -1,9 +1,10 @@
 """FlexUNet as a list of Keras layers: class, name, inputs, options and weights in the order of the original."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.nn.flexunet import GROUP_NORM, FlexUNet, FlexUNetSettings
+from flexunet_pl.nn.flexunet import GROUP_NORM, FlexUNet
 
 # Far beyond any network that trains; within them no shape overflows.
 MAX_LEVELS = 16
 MAX_CHANNELS = 2**20
 MAX_KERNEL = 1023
-# Keras names layers after their class and counts them; the first bears no number.
+# Keras names layers after their class and numbers them from the second on.
 PLAIN_NAMES = {
     "InputLayer": "input_layer",
     "Rescaling": "rescaling",
@@ -33,13 +34,11 @@ PLAIN_NAMES = {
 WEIGHTS: dict[str, dict[str, str]] = {
     "Conv2D": {"kernel": "weight", "bias": "bias"},
     "Conv2DTranspose": {"kernel": "weight", "bias": "bias"},
-    "BatchNormalization": {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    },
     "GroupNormalization": {"gamma": "weight", "beta": "bias"},
+}
+WEIGHTS["BatchNormalization"] = WEIGHTS["GroupNormalization"] | {
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
 }
 # The setting ``normalization`` by the class of the layers that it makes.
 NORMALIZATIONS: dict[str, bool | str] = {"BatchNormalization": True, "GroupNormalization": GROUP_NORM}
@@ -108,7 +107,7 @@ class _Chain:
             "activation": activation,
         }
         if not up:
-            # Keras 3 knows no groups in Conv2DTranspose and refuses to hear of them.
+            # Keras 3 has no groups in Conv2DTranspose and refuses the option.
             options["groups"] = conv.groups
         if not up and conv.kernel_size != (1, 1):
             options["padding"] = "same"
@@ -116,7 +115,7 @@ class _Chain:
         return self.add(kind, (x,), options, conv.out_channels, x.level - up, (name, conv))
 
     def block(self, x: KerasLayer, name: str, block: nn.Module) -> KerasLayer:
-        """Append the layers of one ConvBlock; Keras keeps the activation inside the convolution."""
+        """Append the layers of one ConvBlock; in Keras the activation is part of the convolution."""
         for index, layer in block.named_children():
             module = f"{name}.{index}"
             if isinstance(layer, nn.Conv2d):
@@ -134,7 +133,7 @@ class _Chain:
 
 def keras_layers(network: FlexUNet) -> list[KerasLayer]:
     """Return the Keras layers of ``network`` from the input to the head, in the order of the original."""
-    settings = network.settings
+    settings = network.arguments
     chain = _Chain(settings["activation"])
     x = chain.add("InputLayer", (), {}, settings["in_channels"], 0)
     if settings["input_normalize"]:
@@ -161,14 +160,14 @@ def normalization_of(kinds: Iterable[str]) -> bool | str:
 
 def keras_weights(kind: str, module_name: str, module: nn.Module) -> tuple[KerasWeight, ...]:
     """Return Keras' description of the weights in the torch ``module`` called ``module_name``."""
+    state = module.state_dict()
     return tuple(
-        KerasWeight(name, keras_shape(module.get_buffer(key) if "running" in key else module.get_parameter(key)), full)
+        KerasWeight(name, tuple(_keras_axes(state[key]).shape), f"{module_name}.{key}")
         for name, key in WEIGHTS[kind].items()
-        for full in [f"{module_name}.{key}"]
     )
 
 
-def blank_network(settings: FlexUNetSettings, origin: Path) -> FlexUNet:
+def blank_network(settings: Mapping[str, Any], origin: Path) -> FlexUNet:
     """Return the FlexUNet of ``settings`` on torch's meta device: shapes, but no memory for weights.
 
     Raises:
@@ -187,20 +186,19 @@ def blank_network(settings: FlexUNetSettings, origin: Path) -> FlexUNet:
             raise UserError(f"{origin}: {name} is {value}, at most {limit} can be read")
     try:
         with torch.device("meta"):
-            return FlexUNet(**settings)
+            return FlexUNet.from_arguments(settings)
     except UserError as error:
         raise UserError(f"{origin} describes no FlexUNet: {error}") from error
 
 
-def keras_shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape that ``tensor`` has in Keras: kernels (h, w, in, out), transposed ones (h, w, out, in)."""
-    return tuple(tensor.permute(2, 3, 1, 0).shape) if tensor.ndim == 4 else tuple(tensor.shape)
+def _keras_axes(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` with the axes of Keras: kernels (h, w, in, out), transposed ones (h, w, out, in)."""
+    return tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 
 
 def to_keras(tensor: Tensor) -> npt.NDArray[np.float32]:
     """Return ``tensor`` as Keras stores it, float32."""
-    keras_tensor = tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor
-    return np.ascontiguousarray(keras_tensor.detach().to("cpu", torch.float32).numpy())
+    return np.ascontiguousarray(_keras_axes(tensor).detach().to("cpu", torch.float32).numpy())
 
 
 def to_torch(array: npt.NDArray[np.float32]) -> Tensor:
@@ -210,12 +208,12 @@ def to_torch(array: npt.NDArray[np.float32]) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Tell whether ``tensor`` is free of NaN and infinities; both survive in the extremes, which cost one pass."""
+    """Return whether ``tensor`` is free of NaN and infinities; both propagate to the extremes, which take one pass."""
     return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def count_levels(kernels: int) -> int | None:
-    """Return the number of levels of the FlexUNet with ``kernels`` convolutions of any sort, None if there is none."""
+    """Return the number of levels of the FlexUNet with ``kernels`` convolutions of any kind, None if there is none."""
     # Two in each of 2n - 1 blocks, n - 1 transposed ones, the head: 5n - 2.
     levels, rest = divmod(kernels + 2, 5)
     return levels if rest == 0 and levels >= 1 else None

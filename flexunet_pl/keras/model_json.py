@@ -1,12 +1,10 @@
-"""Write a FlexUNet down as the model configuration that Keras 3 or tf-keras builds it from."""
-
-from collections.abc import Callable
+"""Describe a FlexUNet as the model configuration from which Keras 3 or tf-keras builds it."""
 
 from flexunet_pl.keras.layers import KerasLayer
 
 ImageSize = tuple[int, int] | None
 
-# What does not decide a layer's result, but belongs to a complete description: initialisers for who trains anew, and
+# Options that do not change a layer's result but complete its description: initialisers for training from scratch, and
 # paddings that make no difference where the sides are multiples of 2**(num_layers - 1).
 HE_NORMAL = {"module": "keras.initializers", "class_name": "HeNormal", "config": {"seed": None}}
 GLOROT_UNIFORM = {"module": "keras.initializers", "class_name": "GlorotUniform", "config": {"seed": None}}
@@ -24,18 +22,14 @@ LEGACY_INPUT_NAME = "input_1"
 def keras3_config(layers: list[KerasLayer], image_size: ImageSize) -> dict[str, object]:
     """Return the content of config.json in a .keras file: a Functional model, not compiled.
 
-    Args:
-        layers: The model.
-        image_size: Height and width of the input; None leaves both variable.
+    The input has the height and width ``image_size``; None leaves both variable.
     """
     layer_of = {layer.name: layer for layer in layers}
 
     def tensor(name: str) -> dict[str, object]:
         shape = output_shape(layer_of[name], image_size)
-        return {
-            "class_name": "__keras_tensor__",
-            "config": {"shape": shape, "dtype": "float32", "keras_history": [name, 0, 0]},
-        }
+        history = {"shape": shape, "dtype": "float32", "keras_history": [name, 0, 0]}
+        return {"class_name": "__keras_tensor__", "config": history}
 
     def describe(layer: KerasLayer) -> dict[str, object]:
         tensors = [tensor(name) for name in layer.inputs]
@@ -49,21 +43,17 @@ def keras3_config(layers: list[KerasLayer], image_size: ImageSize) -> dict[str, 
             "inbound_nodes": [{"args": arguments, "kwargs": {}}] if tensors else [],
         }
 
+    described = [describe(layer) for layer in layers]
     return {
         "module": "keras.src.models.functional",
         "class_name": "Functional",
-        "config": _model("functional", layers, describe, lambda name: name),
+        "config": _model("functional", described),
         "registered_name": "Functional",
     }
 
 
 def legacy_config(layers: list[KerasLayer], image_size: ImageSize) -> dict[str, object]:
-    """Return the content of the attribute model_config in a whole-model .h5 of tf-keras.
-
-    Args:
-        layers: The model.
-        image_size: Height and width of the input; None leaves both variable.
-    """
+    """Return the content of the attribute model_config in a whole-model .h5 of tf-keras, as for ``keras3_config``."""
 
     def describe(layer: KerasLayer) -> dict[str, object]:
         name = legacy_name(layer.name, layers)
@@ -74,10 +64,7 @@ def legacy_config(layers: list[KerasLayer], image_size: ImageSize) -> dict[str, 
             "inbound_nodes": [[[legacy_name(x, layers), 0, 0, {}] for x in layer.inputs]] if layer.inputs else [],
         }
 
-    return {
-        "class_name": "Functional",
-        "config": _model("model", layers, describe, lambda name: legacy_name(name, layers)),
-    }
+    return {"class_name": "Functional", "config": _model("model", [describe(layer) for layer in layers])}
 
 
 def legacy_name(name: str, layers: list[KerasLayer]) -> str:
@@ -91,18 +78,13 @@ def output_shape(layer: KerasLayer, image_size: ImageSize) -> list[int | None]:
     return [None, *sides, layer.channels]
 
 
-def _model(
-    name: str,
-    layers: list[KerasLayer],
-    describe: Callable[[KerasLayer], dict[str, object]],
-    rename: Callable[[str], str],
-) -> dict[str, object]:
+def _model(name: str, described: list[dict[str, object]]) -> dict[str, object]:
     return {
         "name": name,
         "trainable": True,
-        "layers": [describe(layer) for layer in layers],
-        "input_layers": [[rename(layers[0].name), 0, 0]],
-        "output_layers": [[rename(layers[-1].name), 0, 0]],
+        "layers": described,
+        "input_layers": [[described[0]["name"], 0, 0]],
+        "output_layers": [[described[-1]["name"], 0, 0]],
     }
 
 

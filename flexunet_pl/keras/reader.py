@@ -1,10 +1,10 @@
-"""Take over a Keras model: a .keras, .weights.h5 or .h5 file becomes FlexUNet's settings and state dict."""
+"""Read a .keras, .weights.h5 or .h5 file into FlexUNet's settings and state dict."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +14,18 @@ from flexunet_pl.keras.config import ModelDescription, describe
 from flexunet_pl.keras.files import open_keras_file
 from flexunet_pl.keras.layers import WEIGHTS, blank_network, keras_layers
 from flexunet_pl.keras.weights import StoredLayer, find_layers, read_weights, settings_from_shapes
-from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
+from flexunet_pl.nn.flexunet import FlexUNet
 
 SMALLEST_KERNEL = 3
 
 
 @dataclass(frozen=True)
 class KerasModel:
-    """What a Keras file holds.
+    """The content of a Keras file.
 
     Attributes:
-        settings: FlexUNet's settings as far as the file tells them, and ``image_size`` [height, width] if it is fixed.
-            A file of weights only tells neither dropout, dilation, activation, input_normalize nor image_size.
+        settings: FlexUNet's settings that the file holds, and ``image_size`` [height, width] if it is fixed. A file
+            of weights only holds no dropout, dilation, activation, input_normalize or image_size.
         state_dict: FlexUNet's weights, float32, on the CPU.
         notes: What was assumed, a sentence each.
     """
@@ -54,11 +54,11 @@ def read_keras(path: Path, given: Mapping[str, object] | None = None) -> KerasMo
     with open_keras_file(path) as keras_file:
         description = None if keras_file.config is None else describe(keras_file.config, given, path)
         stored = find_layers(keras_file, path)
-        told = dict(settings_from_shapes(stored, path)) if description is None else _told_by(description, stored, path)
-        _refuse_contradictions(told, given, path)
-        plan = keras_layers(blank_network(_complete(told, {}), path))
+        found = settings_from_shapes(stored, path) if description is None else _described(description, stored, path)
+        _refuse_contradictions(found, given, path)
+        plan = keras_layers(blank_network(_complete(found, {}), path))
         state_dict = read_weights(stored, plan, keras_file.hdf5, path)
-    return KerasModel(told, state_dict, () if description is None else description.notes)
+    return KerasModel(found, state_dict, () if description is None else description.notes)
 
 
 def load_keras(path: Path, given: Mapping[str, object] | None = None) -> tuple[FlexUNet, dict[str, object]]:
@@ -66,8 +66,8 @@ def load_keras(path: Path, given: Mapping[str, object] | None = None) -> tuple[F
 
     Args:
         path: The file, as for ``read_keras``.
-        given: Settings known from elsewhere. A setting that neither the file nor ``given`` tells takes FlexUNet's
-            default; ``read_keras(path).settings`` lists what the file tells.
+        given: Settings known from elsewhere. A setting in neither the file nor ``given`` gets FlexUNet's default;
+            ``read_keras(path).settings`` lists those in the file.
 
     Returns:
         The network and all its settings, with ``image_size`` [height, width] where known.
@@ -79,52 +79,51 @@ def load_keras(path: Path, given: Mapping[str, object] | None = None) -> tuple[F
     model = read_keras(path, given)
     settings = _complete(model.settings, given)
     network = blank_network(settings, path)
-    # With assign=True the blank network takes these tensors over instead of copying them.
+    # With assign=True the blank network uses these tensors instead of copying them.
     network.load_state_dict(model.state_dict, assign=True)
     image_size = model.settings.get("image_size", given.get("image_size"))
     return network, {**settings, **({} if image_size is None else {"image_size": image_size})}
 
 
-def _told_by(description: ModelDescription, stored: list[StoredLayer], path: Path) -> dict[str, object]:
-    """Return the settings of a model whose weights bear the names of its layers."""
+def _described(description: ModelDescription, stored: list[StoredLayer], path: Path) -> dict[str, object]:
+    """Return the settings of a model, after checking that its weights are named after its layers."""
     names = [layer.name for layer in description.layers if layer.kind in WEIGHTS]
     for name, layer in zip(names, stored, strict=False):
         if layer.name not in (None, name):
-            raise UserError(
-                f"{path}: {layer.place} holds weights of {layer.name!r}, those of {name!r} are needed there"
-            )
-    told: dict[str, object] = {**description.settings}
+            weights = f"{layer.place} holds weights of {layer.name!r}"
+            raise UserError(f"{path}: {weights}, those of {name!r} are needed there")
+    found: dict[str, object] = {**description.settings}
     if description.settings["num_layers"] == 1:
         # The rate is dropout * level: one level has none, whatever the dropout.
-        del told["dropout"]
+        del found["dropout"]
     if description.image_size is not None:
-        told["image_size"] = list(description.image_size)
-    return told
+        found["image_size"] = list(description.image_size)
+    return found
 
 
-def _refuse_contradictions(told: Mapping[str, object], given: Mapping[str, object], path: Path) -> None:
+def _refuse_contradictions(found: Mapping[str, object], given: Mapping[str, object], path: Path) -> None:
     differences = [
         f"{name} is {value} in the file and {given[name]} as given"
-        for name, value in told.items()
+        for name, value in found.items()
         if given.get(name) is not None and not _agree(name, value, given[name])
     ]
     if differences:
         raise UserError(f"{path}: {'; '.join(differences)}. Give what the file holds, or the file that fits")
 
 
-def _agree(name: str, told: object, given: object) -> bool:
+def _agree(name: str, found: object, given: object) -> bool:
     if name == "image_size":
-        return isinstance(given, list | tuple) and list(given) == told
+        return isinstance(given, list | tuple) and list(given) == found
     if name == "dropout":
-        return isinstance(given, int | float) and isinstance(told, float) and math.isclose(given, told, abs_tol=1e-6)
+        return isinstance(given, int | float) and isinstance(found, float) and math.isclose(given, found, abs_tol=1e-6)
     if name == "base_kernel" and isinstance(given, int):
-        return max(SMALLEST_KERNEL, given) == told
-    return given == told
+        return max(SMALLEST_KERNEL, given) == found
+    return given == found
 
 
-def _complete(told: Mapping[str, object], given: Mapping[str, object]) -> FlexUNetSettings:
+def _complete(stored: Mapping[str, object], given: Mapping[str, object]) -> dict[str, Any]:
     """Return all settings: the file's, else the given ones, else FlexUNet's defaults."""
     with torch.device("meta"):
-        defaults = FlexUNet(num_classes=1).settings
-    known = {**defaults, **{name: value for name, value in given.items() if value is not None}, **told}
-    return cast(FlexUNetSettings, {name: known[name] for name in defaults})
+        defaults = FlexUNet(num_classes=1).arguments
+    known = {**defaults, **{name: value for name, value in given.items() if value is not None}, **stored}
+    return {name: known[name] for name in defaults}

@@ -1,4 +1,4 @@
-"""Put a Keras file's weights into FlexUNet's order and read them, once every shape is known to fit."""
+"""Sort a Keras file's weights into FlexUNet's order, check every shape, then read them."""
 
 import dataclasses
 import itertools
@@ -21,21 +21,20 @@ from flexunet_pl.keras.layers import (
     WEIGHTS,
     KerasLayer,
     all_finite,
-    blank_network,
     count_levels,
     keras_layers,
     normalization_of,
     numbered_name,
     to_torch,
 )
-from flexunet_pl.nn.flexunet import FlexUNetSettings
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
 KIND_OF_PLAIN_NAME = {PLAIN_NAMES[kind]: kind for kind in WEIGHTS}
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """Where one weight lies in the file: shape in Keras' order of axes, numpy type, offset in bytes."""
+    """Where one weight is in the file: shape in Keras' order of axes, numpy type, offset in bytes."""
 
     place: str
     shape: tuple[int, ...]
@@ -54,7 +53,7 @@ class StoredLayer:
 
     Attributes:
         group: The layer's group in the file.
-        name: What the model calls the layer, if the file tells.
+        name: The layer's name in the model, if the file has it.
         weights: By Keras' names, or by numbers until ``kind`` is known.
         kind: Keras' class.
     """
@@ -76,24 +75,18 @@ def find_layers(file: KerasFile, path: Path) -> list[StoredLayer]:
     Raises:
         UserError: If the file holds other layers than a FlexUNet has, or holds them in another order.
     """
-    layers = [
-        StoredLayer(
-            layer["name"],
-            layer["model_name"],
-            {
-                name: StoredWeight(
-                    f"layer {layer['name']!r}, {name}", tuple(w["shape"]), np.dtype(w["type"]), w["offset"]
-                )
-                for name, w in layer["weights"].items()
-            },
-        )
-        for layer in file.layers
-    ]
+    layers = []
+    for layer in file.layers:
+        weights = {
+            name: StoredWeight(f"layer {layer['name']!r}, {name}", tuple(w["shape"]), np.dtype(w["type"]), w["offset"])
+            for name, w in layer["weights"].items()
+        }
+        layers.append(StoredLayer(layer["name"], layer["model_name"], weights))
     return _by_name(layers, path) if file.layout == "names" else _by_class(layers, path)
 
 
 def settings_from_shapes(layers: list[StoredLayer], path: Path) -> dict[str, object]:
-    """Return the settings that the shapes tell: all but dropout, dilation, activation and input_normalize."""
+    """Return the settings that follow from the shapes: all but dropout, dilation, activation and input_normalize."""
     first, head = layers[0].weights["kernel"], layers[-1].weights["kernel"]
     for kernel in (first, head):
         if len(kernel.shape) != 4 or kernel.shape[0] != kernel.shape[1] or 0 in kernel.shape:
@@ -110,12 +103,9 @@ def settings_from_shapes(layers: list[StoredLayer], path: Path) -> dict[str, obj
 
 
 def read_weights(layers: list[StoredLayer], plan: list[KerasLayer], hdf5: Path, path: Path) -> dict[str, Tensor]:
-    """Return FlexUNet's state dict, float32.
+    """Return FlexUNet's state dict, float32; UserError names the layer, what is stored and what is needed.
 
-    No value is read before every shape fits ``plan`` and all weights have their own room in the file.
-
-    Raises:
-        UserError: Naming the layer, what is stored and what is needed.
+    No value is read before every shape fits ``plan`` and no two weights overlap in the file.
     """
     wanted = [layer for layer in plan if layer.weights]
     if [layer.kind for layer in layers] != [layer.kind for layer in wanted]:
@@ -124,18 +114,17 @@ def read_weights(layers: list[StoredLayer], plan: list[KerasLayer], hdf5: Path, 
     for layer, found in zip(wanted, layers, strict=True):
         for weight in layer.weights:
             stored[weight.state_key] = found.weights[weight.name]
-            if found.weights[weight.name].shape != weight.shape:
-                shape = found.weights[weight.name].shape
+            if (shape := found.weights[weight.name].shape) != weight.shape:
                 raise UserError(f"{path}: {found.place}, {weight.name} has the shape {shape}, {weight.shape} is needed")
     in_file_order = sorted(stored.values(), key=lambda weight: weight.offset)
     for before, after in itertools.pairwise(in_file_order):
         if before.end > after.offset:
             raise UserError(f"{path}: {before.place} and {after.place} claim the same bytes; the file is damaged")
     if in_file_order[-1].end > hdf5.stat().st_size:
-        raise UserError(f"{path}: {in_file_order[-1].place} lies beyond the end of the file, which is cut short")
+        raise UserError(f"{path}: {in_file_order[-1].place} is beyond the end of the file, which is truncated")
     state = {key: _read_weight(weight, hdf5, path) for key, weight in stored.items()}
     for key in [key for key in state if key.endswith(".running_var")]:
-        # Keras does not store torch's count of batches, which matters only without a momentum.
+        # Keras does not store torch's count of batches, which is used only without a momentum.
         state[key.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     return state
 
@@ -157,10 +146,8 @@ def _by_name(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
     layers = []
     for layer, kind in zip(found, _topological_kinds(len(found) - len(normalizations), counts, path), strict=True):
         if list(layer.weights) != list(WEIGHTS[kind]):
-            raise UserError(
-                f"{path}: {layer.place} holds {', '.join(map(repr, layer.weights))}, FlexUNet has {kind} here with "
-                f"{', '.join(WEIGHTS[kind])}"
-            )
+            held, needed = ", ".join(map(repr, layer.weights)), ", ".join(WEIGHTS[kind])
+            raise UserError(f"{path}: {layer.place} holds {held}, FlexUNet has {kind} here with {needed}")
         layers.append(dataclasses.replace(layer, kind=kind))
     return layers
 
@@ -168,29 +155,23 @@ def _by_name(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
 def _by_class(found: list[StoredLayer], path: Path) -> list[StoredLayer]:
     """Put the layers of a .weights.h5 or .keras, which are numbered per class, into topological order."""
     layer_of = {layer.group: layer for layer in found}
-    counts = dict.fromkeys(WEIGHTS, 0)
+    counts: Counter[str] = Counter()
     for name in layer_of:
         kind = KIND_OF_PLAIN_NAME.get(re.sub(r"_\d+$", "", name))
         if kind is None:
             raise UserError(f"{path}: layer {name!r} holds weights and has no place in FlexUNet")
         counts[kind] += 1
-    kinds = _topological_kinds(
-        counts["Conv2D"] + counts["Conv2DTranspose"],
-        Counter({kind: counts[kind] for kind in NORMALIZATIONS if counts[kind]}),
-        path,
-    )
-    used = dict.fromkeys(WEIGHTS, 0)
+    normalizations = Counter({kind: counts[kind] for kind in NORMALIZATIONS if counts[kind]})
+    used: Counter[str] = Counter()
     layers = []
-    for kind in kinds:
+    for kind in _topological_kinds(counts["Conv2D"] + counts["Conv2DTranspose"], normalizations, path):
         name = numbered_name(kind, used[kind])
         used[kind] += 1
         if name not in layer_of:
             raise UserError(f"{path} lacks layer {name!r}")
-        layer = layer_of[name]
-        if len(layer.weights) != len(WEIGHTS[kind]):
-            raise UserError(
-                f"{path}: {layer.place} holds {len(layer.weights)} weights, {len(WEIGHTS[kind])} are needed"
-            )
+        layer, needed = layer_of[name], len(WEIGHTS[kind])
+        if len(layer.weights) != needed:
+            raise UserError(f"{path}: {layer.place} holds {len(layer.weights)} weights, {needed} are needed")
         weights = {
             weight: dataclasses.replace(stored, place=f"{layer.place}, {weight}")
             for weight, stored in zip(WEIGHTS[kind], layer.weights.values(), strict=True)
@@ -209,16 +190,7 @@ def _topological_kinds(kernels: int, normalizations: Counter[str], path: Path) -
             f"{path} holds {kernels} layers with a kernel and {listed or 'no normalization'}; a FlexUNet of n levels "
             f"(n up to {MAX_LEVELS}) has 5n - 2 and either none or 4n - 2 of one kind"
         )
-    settings: FlexUNetSettings = {
-        "num_classes": 2,
-        "in_channels": 1,
-        "base_filters": 1,
-        "base_kernel": 3,
-        "num_layers": levels,
-        "dropout": 0.0,
-        "dilation": 1,
-        "activation": "relu",
-        "normalization": normalization_of(normalizations),
-        "input_normalize": False,
-    }
-    return [layer.kind for layer in keras_layers(blank_network(settings, path)) if layer.weights]
+    settings = FlexUNetSettings(1, 3, levels, dropout=0.0, normalization=normalization_of(normalizations))
+    with torch.device("meta"):
+        network = FlexUNet(2, 1, settings)
+    return [layer.kind for layer in keras_layers(network) if layer.weights]

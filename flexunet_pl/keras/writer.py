@@ -1,4 +1,4 @@
-"""Hand a FlexUNet back to Keras: .keras, .weights.h5 and the legacy .h5; each is read back before it appears."""
+"""Write a FlexUNet as .keras, .weights.h5 or legacy .h5; each file is read back and compared before it is renamed."""
 
 import contextlib
 import io
@@ -32,10 +32,10 @@ def write_keras(path: Path, network: FlexUNet, image_size: ImageSize = None) -> 
     one class. A division by 255 is part of the model, as a Rescaling layer. The model is not compiled.
 
     Args:
-        path: Where to; a name that ends in .keras.
-        network: The network; it is left as it is.
-        image_size: Height and width of the input. None leaves both variable, and whoever calls the model must see to
-            it that they are multiples of ``network.size_multiple``: Keras pads nothing.
+        path: The file to write; a name that ends in .keras.
+        network: The network; it is not changed.
+        image_size: Height and width of the input. None leaves both variable; callers of the model must then use
+            multiples of ``network.size_multiple``, since Keras does not pad.
 
     Raises:
         UserError: If ``image_size`` does not fit the network, or a weight is no finite number.
@@ -62,15 +62,12 @@ def write_keras(path: Path, network: FlexUNet, image_size: ImageSize = None) -> 
 def write_weights_h5(path: Path, network: FlexUNet) -> None:
     """Write the weights alone, which ``load_weights`` of Keras 3 (and of tf-keras) reads into the same model.
 
-    Args:
-        path: Where to. Keras takes a file for this kind only if its name ends in .weights.h5.
-        network: The network; it is left as it is.
-
     Raises:
-        UserError: If the name has another ending, or a weight is no finite number.
+        UserError: If the name does not end in .weights.h5, by which Keras recognises such a file, or a weight is no
+            finite number.
     """
     if not path.name.endswith(".weights.h5"):
-        raise UserError(f"{path}: Keras knows files of weights by their ending; try {path.stem}.weights.h5")
+        raise UserError(f"{path}: Keras recognises files of weights by their suffix; try {path.stem}.weights.h5")
     with _proven(path, network, None) as temporary, h5py.File(temporary, "w") as file:
         _write_by_class(file, network, keras_layers(network))
 
@@ -78,18 +75,11 @@ def write_weights_h5(path: Path, network: FlexUNet) -> None:
 def write_legacy_h5(path: Path, network: FlexUNet, image_size: ImageSize = None) -> None:
     """Write a whole model in the layout of tf-keras (TensorFlow up to 2.15): what the original calls best_model.h5.
 
-    The original program's ``load_weights`` accepts it for the configuration that built the network, and so does that
-    of Keras 3 for the same model; ``tf_keras.models.load_model`` opens it without custom objects. ``load_model`` of
+    ``load_weights`` of the original program accepts it for the same configuration, and ``load_weights`` of Keras 3 for
+    the same model; ``tf_keras.models.load_model`` opens it without custom objects. ``load_model`` of
     Keras 3 does not: it refuses the Conv2DTranspose of any tf-keras file. A division by 255 is a Rescaling layer
-    here, where the original has a Lambda; neither has weights. There is no optimizer state.
-
-    Args:
-        path: Where to; a name that ends in .h5.
-        network: The network; it is left as it is.
-        image_size: Height and width of the input, as for ``write_keras``.
-
-    Raises:
-        UserError: If ``image_size`` does not fit the network, or a weight is no finite number.
+    here, where the original has a Lambda; neither has weights. There is no optimizer state. Arguments and errors are
+    those of ``write_keras``, but the name ends in .h5.
     """
     _check_size(network, image_size)
     layers = keras_layers(network)
@@ -111,7 +101,7 @@ def write_legacy_h5(path: Path, network: FlexUNet, image_size: ImageSize = None)
 
 
 def _write_by_class(file: h5py.File, network: FlexUNet, layers: list[KerasLayer]) -> None:
-    """Write the weights as layers/NAME/vars/0..; the names count the layers of each class, as this layout wants it."""
+    """Write the weights as layers/NAME/vars/0..; the layers of each class are numbered."""
     state = network.state_dict()
     file.create_group("vars").attrs["name"] = "functional"
     for layer in layers:
@@ -127,22 +117,31 @@ def _check_size(network: FlexUNet, image_size: ImageSize) -> None:
         fitting = [max(1, -(-side // step)) * step for side in image_size]
         raise UserError(
             f"image_size={list(image_size)}: both sides of a Keras model must be multiples of {step} "
-            f"(num_layers={network.settings['num_layers']}); try {fitting}, or leave the size variable"
+            f"(num_layers={network.settings.num_layers}); try {fitting}, or leave the size variable"
         )
 
 
 @contextlib.contextmanager
 def _proven(path: Path, network: FlexUNet, image_size: ImageSize) -> Iterator[Path]:
-    """Yield a temporary path; let it become ``path`` only if our own reader finds the network in it, bit for bit."""
-    state = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    for key, tensor in state.items():
+    """Yield a temporary path; rename it to ``path`` only if ``verify_keras`` finds the network in it."""
+    for key, tensor in network.state_dict().items():
         if not all_finite(tensor):
             raise UserError(f"{path} is not written: {key} holds NaN or infinite values; the training diverged")
     with atomic_path(path) as temporary:
         yield temporary
-        model = read_keras(temporary, {**network.settings, "image_size": image_size})
-        for key, tensor in state.items():
-            written, read = tensor.detach().to("cpu", torch.float32), model.state_dict[key]
-            # As whole numbers: -0.0 equals 0.0 as floats.
-            if not torch.equal(written.contiguous().view(torch.int32), read.view(torch.int32)):
-                raise UserError(f"{path}: {key} was read back with other values; is the disk full or failing?")
+        verify_keras(temporary, network, image_size)
+
+
+def verify_keras(path: Path, network: FlexUNet, image_size: ImageSize = None) -> None:
+    """Read a Keras file back and compare it with the network it was written from, bit for bit.
+
+    Raises:
+        UserError: If a setting, the image size or a weight differs.
+    """
+    model = read_keras(path, {**network.arguments, "image_size": image_size})
+    for key, read in model.state_dict.items():
+        written = network.state_dict()[key].detach().to("cpu", read.dtype).contiguous()
+        # As whole numbers: -0.0 equals 0.0 as floats.
+        same = key.endswith("num_batches_tracked") or torch.equal(written.view(torch.int32), read.view(torch.int32))
+        if not same:
+            raise UserError(f"{path}: {key} was read back with other values; is the disk full or failing?")

@@ -1,6 +1,5 @@
 """From the augmentation sections of a train_eval_infer.config to ``data.augment``."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from flexunet_pl.core.errors import UserError
@@ -13,12 +12,33 @@ LENSES = ("barrdistortion", "pincdistortion")
 DEFAULT_PROBABILITY = 0.2
 
 
+def _switched(section: str, *options: str) -> tuple[str, dict[str, str]]:
+    return f"augmentor.{section}", {option: f"{section}.{option}" for option in options}
+
+
+# For each transform of ours the key that switches it on, and the keys of its options.
+OPERATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "hflip": ("augmentor.hflip", {}),
+    "vflip": ("augmentor.vflip", {}),
+    "rotation": ("augmentor.rotation", {"angles": "augmentor.angles"}),
+    "shrink": ("augmentor.shrinks", {"shrinks": "augmentor.shrinks"}),
+    "shear": ("augmentor.shears", {"shears": "augmentor.shears"}),
+    "barrel": _switched("barrdistortion", "radius", "amount", "centers"),
+    "pincushion": _switched("pincdistortion", "radius", "amount", "centers"),
+    "elastic": ("augmentor.deformation", {"alpha": "deformation.alpah", "sigmoids": "deformation.sigmoids"}),
+    "smooth_noise": _switched("distortion", "gaussian_filter_rsigma", "gaussian_filter_sigma", "distortions"),
+    "brightening": _switched("brightening", "alpha", "beta"),
+    "sharpen": _switched("sharpening", "k"),
+}
+
+
 def build_augment(project: Project) -> dict[str, Any] | None:
     """Return the value of ``data.augment``, None for no augmentation, and note what cannot be taken over."""
     if not (project["model.generator"] and project["generator.augmentation"]):
         return None
     augment = {}
-    for name, (switch, options) in _operations(project).items():
+    for name, (switch, keys) in OPERATIONS.items():
+        options = {option: _plain(project, key) for option, key in keys.items()}
         if not project[switch] or any(value == [] for value in options.values()):
             continue
         entry = {"p": PRESETS["flexunet"][name]["p"] or DEFAULT_PROBABILITY, **options}
@@ -31,42 +51,10 @@ def build_augment(project: Project) -> dict[str, Any] | None:
     return augment or None
 
 
-def _operations(project: Project) -> Mapping[str, tuple[str, dict[str, Any]]]:
-    """Return for each transform of ours the key that switches it on, and its options."""
-
-    def lens(section: str) -> tuple[str, dict[str, Any]]:
-        options: dict[str, Any] = {key: project[f"{section}.{key}"] for key in ("radius", "amount")}
-        return f"augmentor.{section}", options | {"centers": [list(place) for place in project[f"{section}.centers"]]}
-
-    return {
-        "hflip": ("augmentor.hflip", {}),
-        "vflip": ("augmentor.vflip", {}),
-        "rotation": ("augmentor.rotation", {"angles": project["augmentor.angles"]}),
-        "shrink": ("augmentor.shrinks", {"shrinks": project["augmentor.shrinks"]}),
-        "shear": ("augmentor.shears", {"shears": project["augmentor.shears"]}),
-        "barrel": lens("barrdistortion"),
-        "pincushion": lens("pincdistortion"),
-        "elastic": (
-            "augmentor.deformation",
-            {"alpha": project["deformation.alpah"], "sigmoids": _sigmoids(project)},
-        ),
-        "smooth_noise": (
-            "augmentor.distortion",
-            {
-                key: project[f"distortion.{key}"]
-                for key in ("gaussian_filter_rsigma", "gaussian_filter_sigma", "distortions")
-            },
-        ),
-        "brightening": (
-            "augmentor.brightening",
-            {"alpha": project["brightening.alpha"], "beta": project["brightening.beta"]},
-        ),
-        "sharpen": ("augmentor.sharpening", {"k": project["sharpening.k"]}),
-    }
-
-
-def _sigmoids(project: Project) -> list[float]:
-    is_one = "deformation.sigmoid" in project.config.settings and "deformation.sigmoids" not in project.config.settings
-    one: float = project["deformation.sigmoid"]
-    several: list[float] = project["deformation.sigmoids"]
-    return [one] if is_one else several
+def _plain(project: Project, key: str) -> Any:
+    """Return the value of an option as plain data: pairs as lists, and sigmoid where it stands for sigmoids."""
+    given = project.config.settings
+    if key == "deformation.sigmoids" and key not in given and "deformation.sigmoid" in given:
+        return [project["deformation.sigmoid"]]
+    value = project[key]
+    return [list(place) for place in value] if key.endswith(".centers") else value

@@ -22,14 +22,7 @@ _BRACKET_STEPS = {**dict.fromkeys("([{", 1), **dict.fromkeys(")]}", -1)}
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something one should know about the file.
-
-    Attributes:
-        line: The number of its line, 0 for the file as a whole.
-        place: What stands there.
-        original: What the original did.
-        here: What is done here.
-    """
+    """Something one should know: line (0: the whole file), what stands there, and what is made of it there and here."""
 
     line: int
     place: str
@@ -48,7 +41,7 @@ class Setting:
 
     line: int
     meant: str
-    seen: str | None
+    used: str | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,6 @@ class OriginalConfig:
     """A file that was read.
 
     Attributes:
-        path: The file.
         settings: Its keys, by "section.key".
         gave_up: Whether the original gave up reading it, and could not start.
         findings: What is odd about its form.
@@ -69,13 +61,9 @@ class OriginalConfig:
 
 
 def read_config(path: Path) -> OriginalConfig:
-    """Read a train_eval_infer.config; nothing in it is executed.
-
-    Raises:
-        UserError: If the file does not exist, is no text, or has no section.
-    """
+    """Read a train_eval_infer.config, executing nothing; UserError if it does not exist, is no text or no config."""
     text = _read_text(path)
-    seen, reason = _seen_by_original(text)
+    used, reason = _used_by_original(text)
     lines = _Lines()
     repaired = "\n".join(lines.repair(text.removeprefix("\ufeff").split("\n")))
     if not lines.sections:
@@ -94,7 +82,7 @@ def read_config(path: Path) -> OriginalConfig:
         except configparser.InterpolationError:
             meant = parser.get(section, key, raw=True)
             findings.append(Finding(line, f"{place_of(name)}: a stray %", STOPPED, "it is a character like any other"))
-        settings[name] = Setting(line, meant, seen.get(name))
+        settings[name] = Setting(line, meant, used.get(name))
     if reason is not None and not any(finding.original == STOPPED for finding in findings):
         findings.append(Finding(0, f"the file as a whole ({reason})", STOPPED, "what can be read is taken"))
     return OriginalConfig(path, _rename(settings, findings), reason is not None, findings)
@@ -113,7 +101,7 @@ def _read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _seen_by_original(text: str) -> tuple[dict[str, str], str | None]:
+def _used_by_original(text: str) -> tuple[dict[str, str], str | None]:
     """Return what configparser finds by "section.key", and why it gives up, which leaves nothing."""
     parser = configparser.ConfigParser()
     try:
@@ -125,7 +113,7 @@ def _seen_by_original(text: str) -> tuple[dict[str, str], str | None]:
 
 @dataclass
 class _Lines:
-    """Goes through the lines of a file as configparser does, mends them, and remembers where each key stands."""
+    """Reads the lines of a file as configparser does, repairs them, and records the line of each key."""
 
     sections: list[str] = field(default_factory=list)
     line_of: dict[str, int] = field(default_factory=dict)
@@ -150,12 +138,8 @@ class _Lines:
                 yield self._more(number, stripped, is_inside)
                 continue
             if is_inside:
-                self._note(
-                    number,
-                    stripped,
-                    f"took this for more of {place_of(self.key or '')}, since it is indented",
-                    "it stands by itself",
-                )
+                original = f"took this for more of {place_of(self.key or '')}, since it is indented"
+                self._note(number, stripped, original, "it stands by itself")
                 indent = 0
             yield self._header(number, stripped, header[1]) if header else self._setting(number, stripped, indent)
 
@@ -208,22 +192,18 @@ def _rename(settings: dict[str, Setting], findings: list[Finding]) -> dict[str, 
         nearest = _nearest(key, siblings)
         meant = ALIASES.get(name, f"{section}.{nearest}" if nearest else name)
         place = f"{place_of(name)} = {shortened(setting.meant)}"
+        original = "knows no such key"
         if meant == name:
-            findings.append(Finding(setting.line, place, "knows no such key", "it is left out" + _elsewhere(key)))
-        elif KEYS[meant].no_effect:
-            reason = KEYS[meant].no_effect
-            findings.append(
-                Finding(
-                    setting.line, place, "knows no such key", f"it does no harm, as for {place_of(meant)}: {reason}"
-                )
-            )
+            here = "it is left out" + _elsewhere(key)
+        elif reason := KEYS[meant].no_effect:
+            here = f"it does no harm, as for {place_of(meant)}: {reason}"
         elif meant in renamed:
             here = f"it is left out, since {place_of(meant)} is there too"
-            findings.append(Finding(setting.line, place, "knows no such key", here))
         else:
             renamed[meant] = Setting(setting.line, setting.meant, None)
-            original = f"knows no such key, and took the default of {place_of(meant)}"
-            findings.append(Finding(setting.line, place, original, f"it was meant to be {place_of(meant)}"))
+            original += f", and took the default of {place_of(meant)}"
+            here = f"it was meant to be {place_of(meant)}"
+        findings.append(Finding(setting.line, place, original, here))
     return renamed
 
 
@@ -233,8 +213,7 @@ def _elsewhere(key: str) -> str:
 
 
 def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
-    nearest = difflib.get_close_matches(word.lower(), known, n=1, cutoff=ALIKE)
-    return nearest[0] if nearest else None
+    return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=ALIKE)), None)
 
 
 def _depth(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Every key of a train_eval_infer.config: its type, the original's default, and what becomes of it here."""
+"""The keys of a train_eval_infer.config: type, the original's default, and the setting each becomes."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Key:
     """One key.
 
     Attributes:
-        kind: Its type, a name in ``original_values.KINDS``; empty for keys that change nothing here.
+        kind: Its type, a name in ``values.KINDS``; empty for keys that change nothing here.
         default: What the original takes where it finds nothing readable.
         required: Whether the original has no default and stops; ``default`` is then ours.
         network: The setting of FlexUNet that it becomes, if any.
@@ -32,10 +32,8 @@ def _without_effect(reason: str, *names: str) -> dict[str, Key]:
 _NEVER_READ = "the original never reads it"
 _RUN_FOLDER = "everything a run writes goes into one folder of its own, runs/NAME-N or --run_dir"
 _SCORES = "metrics only report, they do not train; all scores are always written, dice_coef_multiclass among them"
-_OUT = "predict is told where to write by --out DIR"
-_TILES = (
-    "export the model and segment in tiles with `python -m flexunet_pl infer BUNDLE IMAGES --tile SIDE --overlap N`"
-)
+_OUT = "predict writes to --out DIR"
+_TILES = "export the model and segment in tiles: `python -m flexunet_pl infer BUNDLE IMAGES --tile SIDE --overlap N`"
 _VOLUMES = "volumes are not read; save their slices as images and predict those"
 
 KEYS: dict[str, Key] = {
@@ -72,18 +70,12 @@ KEYS: dict[str, Key] = {
     "image.color_order": Key("text", "RGB"),
     "mask.rgb_map": Key("colors", DEFAULT_COLORS),
     "generator.augmentation": Key("flag", True),
-    "augmentor.hflip": Key("flag", True),
-    "augmentor.vflip": Key("flag", True),
-    "augmentor.rotation": Key("flag", True),
+    **{f"augmentor.{name}": Key("flag", True) for name in ("hflip", "vflip", "rotation")},
     "augmentor.angles": Key("numbers", [90, 180, 270]),
     "augmentor.shrinks": Key("numbers", [0.8]),
     "augmentor.shears": Key("numbers", []),
-    "augmentor.deformation": Key("flag", False),
-    "augmentor.distortion": Key("flag", False),
-    "augmentor.sharpening": Key("flag", False),
-    "augmentor.brightening": Key("flag", False),
-    "augmentor.barrdistortion": Key("flag", False),
-    "augmentor.pincdistortion": Key("flag", False),
+    **{f"augmentor.{name}": Key("flag", False) for name in ("deformation", "distortion", "sharpening", "brightening")},
+    **{f"augmentor.{name}": Key("flag", False) for name in ("barrdistortion", "pincdistortion")},
     "deformation.alpah": Key("number", 1300),
     "deformation.sigmoids": Key("numbers", [8]),
     "deformation.sigmoid": Key("number", 8),
@@ -99,10 +91,8 @@ KEYS: dict[str, Key] = {
     "pincdistortion.radius": Key("number", 0.5),
     "pincdistortion.amount": Key("number", -0.5),
     "pincdistortion.centers": Key("places", [(0.5, 0.5)]),
-    **_without_effect(
-        _NEVER_READ,
-        *("model.show_summary", "train.create_backup", "train.save_weights_only", "mask.mask_datatype"),
-    ),
+    **_without_effect(_NEVER_READ, "model.show_summary", "train.create_backup"),
+    **_without_effect(_NEVER_READ, "train.save_weights_only", "mask.mask_datatype"),
     **_without_effect("every validation image is scored once an epoch", "train.validation_steps"),
     **_without_effect("images are read by their suffix, .npy among them", "image.file_format"),
     **_without_effect("masks are read by their suffix, .png and .npz among them", "mask.mask_file_format"),
@@ -116,19 +106,11 @@ KEYS: dict[str, Key] = {
     **_without_effect(_OUT, "infer.output_dir"),
     **_without_effect("a mask is one picture, whatever the channels of its image", "infer.npy_slice_index"),
     **_without_effect("no slices of the input are written", "infer.npy_slices_dir"),
-    **_without_effect(
-        _TILES, *(f"tiledinfer.{name}" for name in ("images_dir", "output_dir", "overlapping", "split_size"))
-    ),
-    **_without_effect(
-        _VOLUMES,
-        *(
-            f"infer3d.{name}"
-            for name in (
-                *("images_dir", "output_dir", "slice_shape_order", "slice_normalize", "slice_resize"),
-                *("slice_rotation", "mask_overlay", "video_fileformat"),
-            )
-        ),
-    ),
+    **_without_effect(_TILES, "tiledinfer.images_dir", "tiledinfer.output_dir"),
+    **_without_effect(_TILES, "tiledinfer.overlapping", "tiledinfer.split_size"),
+    **_without_effect(_VOLUMES, "infer3d.images_dir", "infer3d.output_dir", "infer3d.mask_overlay"),
+    **_without_effect(_VOLUMES, *(f"infer3d.slice_{name}" for name in ("shape_order", "normalize", "resize"))),
+    **_without_effect(_VOLUMES, "infer3d.slice_rotation", "infer3d.video_fileformat"),
     **_without_effect("it only says how much the generator prints and saves", "generator.debug", "generator.verbose"),
 }
 

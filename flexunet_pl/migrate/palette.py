@@ -28,24 +28,16 @@ def build_palette(project: Project, num_classes: int | None, names: str | None) 
     """
     _note_oddities(project)
     colors: list[Color] = list(project[MAP])
-    classes = max(len(colors), 2) if num_classes is None else max(num_classes, 2)
-    if surplus := colors[classes:]:
-        project.note(
-            MAP,
-            "never compares it with num_classes",
-            f"{_listed(surplus)} left out, as the network has {classes} classes; masks that hold them are refused",
-        )
-    del colors[classes:]
-    fresh = [f"class_{index}" for index in range(len(colors), classes)]
-    if fresh:
-        colors = [*colors, *_fresh_colors(colors, len(fresh))]
-        project.note(
-            MAP,
-            "never compares it with num_classes",
-            f"{_listed(fresh)} added with fresh colours, as the network has {classes} classes",
-        )
+    classes = max(len(colors) if num_classes is None else num_classes, 2)
     plain = ["background", *(f"class_{index}" for index in range(1, classes))]
-    chosen = plain if names is None else _split(names, classes)
+    original, reason = "never compares it with num_classes", f"as the network has {classes} classes"
+    if surplus := colors[classes:]:
+        project.note(MAP, original, f"{_listed(surplus)} left out, {reason}; masks that hold them are refused")
+    del colors[classes:]
+    if fresh := plain[len(colors) :]:
+        colors += _fresh_colors(colors, len(fresh))
+        project.note(MAP, original, f"{_listed(fresh)} added with fresh colours, {reason}")
+    chosen = plain if names is None else _split(names, plain)
     return {name: list(color) for name, color in zip(chosen, colors, strict=True)}
 
 
@@ -90,7 +82,8 @@ def _vivid_colors() -> Iterator[Color]:
         step += 1
 
 
-def _split(names: str, classes: int) -> list[str]:
+def _split(names: str, plain: list[str]) -> list[str]:
+    classes = len(plain)
     chosen = [name.strip(" \t\"'") for name in names.strip().strip("[]").split(",")]
     for problem, is_there in (
         (f"{len(chosen)} names, but the network has {classes} classes", len(chosen) != classes),
@@ -100,8 +93,6 @@ def _split(names: str, classes: int) -> list[str]:
         ("characters that cannot be printed", not "".join(chosen).isprintable()),
     ):
         if is_there:
-            raise UserError(
-                f"--names {names}: {problem}; give {classes} names, background first, such as --names "
-                f"{','.join(['background', *(f'class_{index}' for index in range(1, classes))])}"
-            )
+            give = f"give {classes} names, background first, such as --names {','.join(plain)}"
+            raise UserError(f"--names {names}: {problem}; {give}")
     return chosen

@@ -1,4 +1,4 @@
-"""What a train_eval_infer.config says, key by key: the value taken, and what is to be said about it."""
+"""The values of a train_eval_infer.config, key by key, with findings about them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def _sides_from_1(most: int) -> Rule:
     return (lambda pair: min(pair) >= 1 and max(pair) <= most, f"its sides must be 1 to {most}")
 
 
-# Upper ends lie far beyond any network that trains.
+# The upper limits are far beyond any network that trains.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("model.image_width", "model.image_height", "train.batch_size"), _from_1(2**16)),
     **dict.fromkeys(("model.image_channels", "model.base_filters", "train.num_infer_images"), _from_1(1024)),
@@ -33,7 +33,7 @@ RULES: dict[str, Rule] = {
     "model.dropout_rate": (lambda value: 0 <= value < 1, "it must be at least 0 and below 1"),
     "model.learning_rate": _ABOVE_0,
     "model.clipvalue": _ABOVE_0,
-    "train.reducer_factor": (lambda value: 0 < value < 1, "it must lie between 0 and 1"),
+    "train.reducer_factor": (lambda value: 0 < value < 1, "it must be between 0 and 1"),
 }
 
 
@@ -42,18 +42,18 @@ class Value:
     """A key's value as it was meant and as the original worked with it, and its line (0: not in the file)."""
 
     meant: Any
-    seen: Any
+    used: Any
     line: int
 
 
 class Project:
-    """The values of all keys that mean something here.
+    """The values of all keys that have a meaning here.
 
     Attributes:
         config: The file.
         as_run: Whether the values are those that the original worked with.
-        findings: What is to be said about the file; whoever maps its values adds to it.
-        warnings: What is to be said about the computer it is on, such as folders that are missing.
+        findings: Remarks about the file; the modules that map its values add to them.
+        warnings: Remarks about this computer, such as missing folders.
     """
 
     def __init__(self, config: OriginalConfig, as_run: bool) -> None:
@@ -67,14 +67,14 @@ class Project:
     def __getitem__(self, name: str) -> Any:
         """Return the value of "section.key"."""
         value = self._values[name]
-        return value.seen if self.as_run else value.meant
+        return value.used if self.as_run else value.meant
 
     def both(self, name: str) -> Value:
         """Return the value of "section.key" as it was meant and as the original worked with it."""
         return self._values[name]
 
     def text(self, name: str) -> str:
-        """Return what stands in the file, shortened."""
+        """Return the text in the file, shortened."""
         return shortened(self.config.settings[name].meant)
 
     def note(self, name: str, original: str, here: str) -> None:
@@ -95,48 +95,40 @@ class Project:
                 here = "the colours of [mask] rgb_map are counted" if key.default is None else f"it is {key.default}"
                 self.findings.append(Finding(0, f"{place_of(name)} is not given", "stops without it", here))
             return Value(key.default, key.default, 0)
-        reading = read_value(setting.meant, setting.seen, key.kind)
+        reading = read_value(setting.meant, setting.used, key.kind)
         meant = key.default if reading.meant is None else reading.meant
         fallback = meant if key.required or key.kind == "path" else key.default
-        seen = fallback if reading.seen is None else reading.seen
+        used = fallback if reading.used is None else reading.used
         if reading.fault:
-            self._note_fault(name, setting, key, reading.fault, Value(meant, seen, setting.line))
-        return self._within_rules(name, key, Value(meant, seen, setting.line))
+            self._note_fault(name, setting, key, reading.fault, Value(meant, used, setting.line))
+        return self._within_rules(name, key, Value(meant, used, setting.line))
 
     def _note_fault(self, name: str, setting: Setting, key: Key, fault: str, value: Value) -> None:
         is_guess = key.required or key.kind == "path"
-        if setting.seen is None:
-            original = "did not find it" if is_guess else f"did not find it, and took {_told(key.default)}"
-        elif value.seen == key.default and not is_guess:
-            original = f"took {_told(key.default)}, its default"
-        elif is_guess and value.seen == value.meant:
+        if setting.used is None:
+            original = "did not find it" if is_guess else f"did not find it, and took {_described(key.default)}"
+        elif value.used == key.default and not is_guess:
+            original = f"took {_described(key.default)}, its default"
+        elif is_guess and value.used == value.meant:
             original = "could not work with it, and stopped"
         else:
-            original = f"took {_told(value.seen)}"
-        taken = value.seen if self.as_run else value.meant
+            original = f"took {_described(value.used)}"
+        taken = value.used if self.as_run else value.meant
         place = f"{place_of(name)} = {shortened(setting.meant)}: {fault}"
-        self.findings.append(Finding(setting.line, place, original, f"it is {_told(taken)}"))
+        self.findings.append(Finding(setting.line, place, original, f"it is {_described(taken)}"))
 
     def _within_rules(self, name: str, key: Key, value: Value) -> Value:
         if name not in RULES:
             return value
         holds, rule = RULES[name]
-        meant, seen = (one if holds(one) else key.default for one in (value.meant, value.seen))
-        repaired = Value(meant, seen, value.line)
+        meant, used = (one if holds(one) else key.default for one in (value.meant, value.used))
+        repaired = Value(meant, used, value.line)
         if repaired != value:
             place = f"{place_of(name)} = {self.text(name)}"
-            here = f"{rule}; it is {_told(repaired.seen if self.as_run else repaired.meant)}"
+            here = f"{rule}; it is {_described(repaired.used if self.as_run else repaired.meant)}"
             self.findings.append(Finding(value.line, place, "took it as it is", here))
         return repaired
 
 
-def pair_side(project: Project, name: str, value: Any) -> int:
-    """Return the one number of a pair; FlexUNet is the same both ways."""
-    if value[0] != value[1]:
-        original = "crashes" if name == "model.dilation" else "took it as it is"
-        project.note(name, original, f"the first number, {value[0]}, is taken for both")
-    return int(value[0])
-
-
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     return "the colours black, green, red, blue" if value == KEYS["mask.rgb_map"].default else f"{value!r}"

@@ -6,25 +6,18 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from flexunet_pl.migrate.augment import LENSES, SECTIONS, build_augment
-from flexunet_pl.migrate.keys import place_of
+from flexunet_pl.migrate.keys import KEYS, place_of
 from flexunet_pl.migrate.network import Network
 from flexunet_pl.migrate.project import Project
 
-PATHS = {
-    **{
-        f"{split}.{kind}_dir": f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")
-    },
-    "infer.images_dir": "predict_dir",
-}
+SPLITS = [f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")]
+PATHS = {**{f"{name}_dir": name.replace(".", "_") for name in SPLITS}, "infer.images_dir": "predict_dir"}
 LOSSES = {
     "categorical_crossentropy": "cross_entropy",
     "categorical_focal_dice_loss": "categorical_focal_dice",
     "binary_crossentropy": "binary_cross_entropy",
 }
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adam": {"optimizer": "adam"},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.004},
-}
+OPTIMIZERS: dict[str, dict[str, float]] = {"adam": {}, "adamw": {"weight_decay": 0.004}}
 # Where the original's keys are found in the YAML.
 TARGETS = {
     "model.model": "model.network",
@@ -32,16 +25,9 @@ TARGETS = {
     "generator.augmentation": "data.augment",
     "model.image_width": "data.image_size",
     "model.image_height": "data.image_size",
+    **{name: f"model.{key.network}" for name, key in KEYS.items() if key.network},
     "model.image_channels": "data.channels",
-    "model.input_normalize": "model.input_normalize",
-    "model.normalization": "model.normalization",
     "model.num_classes": "model.num_classes, data.palette",
-    "model.base_filters": "model.base_filters",
-    "model.base_kernels": "model.base_kernel",
-    "model.num_layers": "model.num_layers",
-    "model.dropout_rate": "model.dropout",
-    "model.dilation": "model.dilation",
-    "model.activation": "model.activation",
     "model.final_activation": "model.num_classes",
     "model.optimizer": "model.optimizer",
     "model.learning_rate": "model.learning_rate",
@@ -49,7 +35,7 @@ TARGETS = {
     "model.loss": "model.loss",
     "train.epochs": "trainer.max_epochs",
     "train.batch_size": "data.batch_size",
-    "train.patience": "EarlyStopping.patience",
+    "train.patience": "patience",
     "train.learning_rate_reducer": "model.schedule",
     "train.reducer_factor": "model.plateau_factor",
     "train.reducer_patience": "model.plateau_patience",
@@ -93,7 +79,7 @@ def build_recipe(project: Project, network: Network, palette: dict[str, list[int
     if project["image.color_order"].upper() != "RGB":
         project.note("image.color_order", "works on channels in this order", "images are RGB, always")
     return {
-        "seed_everything": 0,
+        "patience": project["train.patience"],
         "trainer": _trainer(project),
         "model": _model(project, network, num_classes),
         "data": _data(project, network, palette, out),
@@ -101,37 +87,16 @@ def build_recipe(project: Project, network: Network, palette: dict[str, list[int
 
 
 def _trainer(project: Project) -> dict[str, Any]:
-    lightning = "lightning.pytorch.callbacks"
-    callbacks = [_part(f"{lightning}.RichProgressBar")]
-    if project["train.patience"] > 0:
-        callbacks.append(_part(f"{lightning}.EarlyStopping", monitor="val/loss", patience=project["train.patience"]))
-    for name, rule in (("best", {"monitor": "val/loss", "mode": "min"}), ("last", {"every_n_epochs": 1})):
-        place = {"dirpath": "checkpoints", "filename": name}
-        callbacks.append(_part(f"{lightning}.ModelCheckpoint", **place, **rule, enable_version_counter=False))
-    callbacks.append(_part("flexunet_pl.training.callbacks.Curves"))
-    if project["train.epoch_change_infer"]:
-        callbacks.append(_part("flexunet_pl.training.callbacks.EpochPictures", count=project["train.num_infer_images"]))
     steps = {"limit_train_batches": project["train.steps_per_epoch"]} if project["model.generator"] else {}
+    pictures = project["train.num_infer_images"] if project["train.epoch_change_infer"] else 0
     return {
-        "accelerator": "auto",
-        "devices": 1,
-        "precision": "32-true" if project.as_run else "auto",
+        **({"precision": "32-true"} if project.as_run else {}),
         "max_epochs": project["train.epochs"],
         **steps,
         "gradient_clip_val": float(project["model.clipvalue"]),
         "gradient_clip_algorithm": "value",
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-        "logger": [
-            _part("lightning.pytorch.loggers.TensorBoardLogger", save_dir=".", name="tensorboard", version=""),
-            _part("lightning.pytorch.loggers.CSVLogger", save_dir=".", name="csv"),
-        ],
-        "callbacks": callbacks,
+        "callbacks": [{"class_path": "EpochPictures", "init_args": {"count": pictures}}],
     }
-
-
-def _part(class_path: str, **init_args: Any) -> dict[str, Any]:
-    return {"class_path": class_path, **({"init_args": init_args} if init_args else {})}
 
 
 def _model(project: Project, network: Network, num_classes: int) -> dict[str, Any]:
@@ -164,12 +129,13 @@ def _loss(project: Project, num_classes: int) -> str:
 
 
 def _optimizer(project: Project) -> dict[str, Any]:
-    name: str = project["model.optimizer"]
-    if name.lower() not in OPTIMIZERS:
+    name = project["model.optimizer"].lower()
+    if name not in OPTIMIZERS:
         project.note("model.optimizer", "knows only Adam and AdamW", "it is adam")
-    if name.lower() == "adamw":
+        name = "adam"
+    if name == "adamw":
         project.note("model.optimizer", "decays all weights by Keras' 0.004", "0.004 too, but biases are spared")
-    return OPTIMIZERS.get(name.lower(), OPTIMIZERS["adam"])
+    return {"optimizer": name, **OPTIMIZERS[name]}
 
 
 def _schedule(project: Project) -> dict[str, Any]:
@@ -177,11 +143,9 @@ def _schedule(project: Project) -> dict[str, Any]:
         return {"schedule": "constant"}
     meant = project["train.reducer_patience"]
     patience = 10 if project.as_run else meant
-    project.note(
-        "train.reducer_patience",
-        "never passes it on, owing to a misspelt argument, so that Keras' 10 is in force",
-        f"it is {patience}" + ("" if project.as_run else ", as meant; --as-run takes 10"),
-    )
+    original = "never passes it on, owing to a misspelt argument, so that Keras' 10 is in force"
+    here = f"it is {patience}" + ("" if project.as_run else ", as meant; --as-run takes 10")
+    project.note("train.reducer_patience", original, here)
     factor = float(project["train.reducer_factor"])
     return {"schedule": "plateau", "plateau_factor": factor, "plateau_patience": patience}
 
@@ -204,7 +168,7 @@ def _data(project: Project, network: Network, palette: dict[str, list[int]], out
 
 
 def _folder(project: Project, name: str, out: Path) -> str:
-    """Return the folder of a path in the config, as seen from ``out``; note wildcards and folders that are missing."""
+    """Return the folder of a path in the config, relative to ``out``; note wildcards and missing folders."""
     given: str = project[name].strip()
     if PureWindowsPath(given).drive and os.name != "nt":
         project.note(name, "reads this folder", "it is kept, but this computer has no drives")
@@ -215,10 +179,10 @@ def _folder(project: Project, name: str, out: Path) -> str:
         project.warnings.append(f"{place_of(name)}: the folder {folder.resolve()} does not exist yet")
     if Path(given).is_absolute():
         return folder.as_posix()
-    return _seen_from(out.absolute(), folder)
+    return _relative_to(out.absolute(), folder)
 
 
-def _seen_from(out: Path, folder: Path) -> str:
+def _relative_to(out: Path, folder: Path) -> str:
     """Return the path of ``folder`` relative to ``out``, or the absolute one where there is none."""
     try:
         plain = os.path.relpath(folder, out)

@@ -21,24 +21,18 @@ class Reading:
     """What a text says.
 
     Attributes:
-        meant: The value that was meant; None if that cannot be told.
-        seen: The value that the original worked with; None if it could not read the text and took its default.
+        meant: The value that was meant; None if unknown.
+        used: The value that the original worked with; None if it could not read the text and took its default.
         fault: What is wrong with the text, empty if nothing is.
     """
 
     meant: Any
-    seen: Any
+    used: Any
     fault: str = ""
 
 
-def read_value(meant_text: str, seen_text: str | None, kind: str) -> Reading:
-    """Read a value.
-
-    Args:
-        meant_text: The text as it was meant to be found.
-        seen_text: The text that configparser found for the original, None if it found none.
-        kind: A name in ``KINDS``.
-    """
+def read_value(meant_text: str, used_text: str | None, kind: str) -> Reading:
+    """Read a value of a kind in ``KINDS``, from the text as meant and as configparser found it (None: not at all)."""
     if kind == "path":
         meant_text = re.sub(r"\\+", "/", meant_text)
     fault = ""
@@ -51,25 +45,21 @@ def read_value(meant_text: str, seen_text: str | None, kind: str) -> Reading:
     except ValueError:
         return Reading(None, None, CODE if _is_code(meant_text) else f"it is no {KINDS[kind].name}")
     try:
-        seen = None if seen_text is None else _literal(seen_text)
+        used = None if used_text is None else _literal(used_text)
     except ValueError:
-        seen = None
-    if seen is None:
+        used = None
+    if used is None:
         return Reading(meant, None, fault)
     if kind == "flag":
         # Whatever is not empty counts as true in Python, the word "False" too.
-        return Reading(meant, bool(seen), "" if isinstance(seen, bool) else "it is no True or False")
-    if kind != "path" and KINDS[kind].fits(seen):
-        return Reading(meant, KINDS[kind].convert(seen), fault)
-    return Reading(meant, meant, "" if KINDS[kind].fits(seen) else f"it is no {KINDS[kind].name}")
+        return Reading(meant, bool(used), "" if isinstance(used, bool) else "it is no True or False")
+    if kind != "path" and KINDS[kind].fits(used):
+        return Reading(meant, KINDS[kind].convert(used), fault)
+    return Reading(meant, meant, "" if KINDS[kind].fits(used) else f"it is no {KINDS[kind].name}")
 
 
 def _literal(text: str) -> Any:
-    """Return the Python literal in ``text``; nothing is executed.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Return the Python literal in ``text``, executing nothing; ValueError if it is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # backslashes in Windows paths
         try:
@@ -79,7 +69,7 @@ def _literal(text: str) -> Any:
 
 
 def _repaired(text: str) -> tuple[Any, str]:
-    """Return the value that a faulty text was meant to be, None if it cannot be told, and what is wrong with it."""
+    """Return the value that a faulty text was meant to be, None if unknown, and what is wrong with it."""
     faults = []
     for fault, repair in _REPAIRS:
         repaired = repair(text)
@@ -95,7 +85,7 @@ def _repaired(text: str) -> tuple[Any, str]:
 
 
 def _is_code(text: str) -> bool:
-    """Tell whether ``text`` is a Python expression that eval would have computed, such as ``1 / 255``."""
+    """Return whether ``text`` is a Python expression that eval would have computed, such as ``1 / 255``."""
     try:
         return not isinstance(ast.parse(text.strip(), mode="eval").body, ast.Name | ast.Constant)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -138,11 +128,10 @@ _REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def _as_flag(value: Any) -> bool:
-    words = {"true": True, "false": False}
-    if isinstance(value, bool) or value in (0, 1):
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if value in (0, 1):
         return bool(value)
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
     raise ValueError(value)
 
 
@@ -219,7 +208,7 @@ class Kind:
     convert: Callable[[Any], Any]
 
     def fits(self, value: Any) -> bool:
-        """Tell whether the original could work with ``value``."""
+        """Return whether the original could work with ``value``."""
         return isinstance(value, self.types) and (bool in self.types or not isinstance(value, bool))
 
 

@@ -11,10 +11,10 @@ LEVELS = 2**16
 
 
 class Dropout(nn.Dropout):
-    """What ``nn.Dropout`` does, with other random numbers: each value is 0 with probability p, the rest grow to match.
+    """``nn.Dropout`` with other random numbers: each value is 0 with probability p, the rest are scaled up to match.
 
     torch draws one number of 32 bits a value, in one thread, which takes an eighth of a training step in bf16. Here
-    the same generator gives four values at once; it follows ``torch.manual_seed`` all the same. The rate is ``p``
+    the same generator gives four values at once; it also follows ``torch.manual_seed``. The rate is ``p``
     rounded to 1/65536, and the values that stay are divided by what that leaves, so that the mean is kept exactly.
     On accelerators, where random numbers are cheap, and in evaluation it is ``nn.Dropout``.
     """

@@ -1,24 +1,22 @@
 """Weights for the encoder of a zoo network: from a file of any of the usual kinds, never unpickled, or by name."""
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.nn.weight_files import reading
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Where files keep the weights, if not at the top.
 CONTAINERS = ("state_dict", "model_state_dict", "state_dict_ema", "model")
 # What may stand before the names of an encoder's weights: nothing, this package, segmentation-models-pytorch, others.
 PREFIXES = ("", "network.model.encoder.", "model.encoder.", "encoder.", "model.", "module.", "backbone.")
-# How timm names the layers of a model that it takes apart: "stages.0.x" becomes "stages_0.x", and smp adds "model.".
+# How timm names the layers of a model used as features: "stages.0.x" becomes "stages_0.x", and smp adds "model.".
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     lambda name: f"model.{name}",
@@ -27,12 +25,12 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
 
 
 def is_file(encoder_weights: str) -> bool:
-    """Tell whether a setting means a file rather than the name of published weights."""
+    """Return whether a setting is a file, not the name of published weights."""
     return "/" in encoder_weights or encoder_weights.endswith(SUFFIXES) or Path(encoder_weights).is_file()
 
 
 def load_encoder_weights(encoder: nn.Module, path: str, name: str) -> None:
-    """Load weights from a file into an encoder; what else the file holds, such as a classifier, is left out.
+    """Load weights from a file into an encoder; the rest of the file, such as a classifier, is ignored.
 
     A first layer for three channels is adapted to others: its weights are repeated in turn and scaled, so that grey
     images given to all channels look the same.
@@ -46,26 +44,26 @@ def load_encoder_weights(encoder: nn.Module, path: str, name: str) -> None:
         UserError: If the file does not exist, is damaged, or lacks weights of this encoder.
     """
     weights = read_weights(Path(path))
-    wanted = encoder.state_dict()
-    found = max(_candidates(weights, wanted), key=len)
-    found = {key: _for_channels(value, wanted[key]) for key, value in found.items()}
-    # Counters of batches are of no use outside training, and older files lack them.
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    needed = encoder.state_dict()
+    found = max(_candidates(weights, needed), key=len)
+    found = {key: _for_channels(value, needed[key]) for key, value in found.items()}
+    # Batch counters matter only in training, and older files lack them.
+    missing = [key for key in needed if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(
-            f"model.encoder_weights={path}: holds {len(wanted) - len(missing)} of the {len(wanted)} weights of the "
+            f"model.encoder_weights={path}: holds {len(needed) - len(missing)} of the {len(needed)} weights of the "
             f"encoder {name!r}; the first one missing is {missing[0]!r}. Give the file of that encoder, or name "
             "another in model.encoder"
         )
     for key, value in found.items():
-        if value.shape != wanted[key].shape:
+        if value.shape != needed[key].shape:
             raise UserError(
                 f"model.encoder_weights={path}: {key} is {list(value.shape)} in the file and "
-                f"{list(wanted[key].shape)} in the encoder {name!r}; name the file's encoder in model.encoder"
+                f"{list(needed[key].shape)} in the encoder {name!r}; name the file's encoder in model.encoder"
             )
     with torch.no_grad():
         for key, value in found.items():
-            wanted[key].copy_(value)
+            needed[key].copy_(value)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -76,26 +74,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"model.encoder_weights={path}: this file does not exist; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        ValueError,
-        SafetensorError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"model.encoder_weights={path}: cannot be read as weights ({reason}); it may be damaged, or hold objects, "
-            "which are never unpickled: save the state_dict alone"
-        ) from error
+    repair = ", or hold objects, which are never unpickled: save the state_dict alone"
+    with reading(f"model.encoder_weights={path}", "weights", repair):
+        is_safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     for key in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -137,22 +119,22 @@ def fetched_weights(encoder: str, weights: str, in_channels: int) -> dict[str, T
     return fetched
 
 
-def _candidates(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Return, for each way to read the names in a file, the weights that are wanted."""
+def _candidates(weights: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return, for each way to read the names in a file, the weights that are needed."""
     candidates = []
     for prefix in PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         for spell in SPELLINGS:
             spelt = {spell(key): value for key, value in inner.items()}
-            candidates.append({key: value for key, value in spelt.items() if key in wanted})
+            candidates.append({key: value for key, value in spelt.items() if key in needed})
     return candidates
 
 
-def _for_channels(weight: Tensor, wanted: Tensor) -> Tensor:
-    """Adapt the weight (O, 3, k, k) of a first convolution to the channels of ``wanted`` (O, C, k, k)."""
-    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[0] != wanted.shape[0] or wanted.shape[1] == 3:
+def _for_channels(weight: Tensor, needed: Tensor) -> Tensor:
+    """Adapt the weight (O, 3, k, k) of a first convolution to the channels of ``needed`` (O, C, k, k)."""
+    if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[0] != needed.shape[0] or needed.shape[1] == 3:
         return weight
-    channels = wanted.shape[1]
+    channels = needed.shape[1]
     if channels == 1:
         return weight.sum(1, keepdim=True)
     return weight[:, torch.arange(channels) % 3] * (3 / channels)

@@ -1,8 +1,9 @@
 """FlexUNet: a U-Net with a large first kernel and a dilation that taper, and a dropout that grows with depth."""
 
 import math
-from collections.abc import Callable
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +29,55 @@ GROUP_NORM = "group"
 MAX_GROUPS = 8
 
 
-class FlexUNetSettings(TypedDict):
-    """What a FlexUNet was built with: the arguments of its constructor by name."""
+@dataclass(frozen=True)
+class FlexUNetSettings:
+    """The settings of a FlexUNet.
 
-    num_classes: int
-    in_channels: int
-    base_filters: int
-    base_kernel: int
-    num_layers: int
-    dropout: float
-    dilation: int
-    activation: str
-    normalization: bool | str
-    input_normalize: bool
+    Attributes:
+        base_filters: Filters of the top level; they double from level to level.
+        base_kernel: Kernel side of the top level; it shrinks by 2 a level down to 3.
+        num_layers: Number of levels, the bridge included.
+        dropout: Dropout rate, multiplied by the level: none at the top.
+        dilation: Dilation of the top level; it shrinks by 1 a level down to 1.
+        activation: relu, mish, gelu, silu, elu or leaky_relu.
+        normalization: true puts a BatchNorm after each activation, group a GroupNorm of up to 8 groups, which needs no
+            statistics of other images and so suits images that differ in brightness.
+        input_normalize: Whether the network divides its input by 255.
+
+    Raises:
+        UserError: If a value is out of its range; the message names the value, the rule and the repair.
+    """
+
+    base_filters: int = 16
+    base_kernel: int = 9
+    num_layers: int = 6
+    dropout: float = 0.04
+    dilation: int = 1
+    activation: str = "relu"
+    normalization: bool | str = False
+    input_normalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("base_filters", "base_kernel", "num_layers", "dilation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        deepest = self.num_layers - 1
+        if not (self.dropout >= 0 and self.dropout * deepest < 1):
+            raise UserError(
+                f"dropout={self.dropout} grows to {self.dropout * deepest:g} at level {deepest} "
+                f"(num_layers={self.num_layers}) and must stay within 0 and below 1 there; "
+                f"try {math.floor(100 * 0.9 / max(deepest, 1)) / 100:g} or less"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise UserError(
+                f"activation={self.activation!r}; choose from {', '.join(ACTIVATIONS)}"
+                f"{suggestion(self.activation, ACTIVATIONS)}"
+            )
+        if self.normalization not in (False, True, GROUP_NORM):
+            raise UserError(
+                f"normalization={self.normalization!r}; choose from false, true (BatchNorm) and {GROUP_NORM}"
+            )
 
 
 class FlexUNet(nn.Module):
@@ -49,103 +86,53 @@ class FlexUNet(nn.Module):
     Level i = 0 .. num_layers - 1 (the last is the bridge) has ``base_filters * 2**i`` filters, kernels of
     ``max(3, base_kernel - 2 * i)``, a dilation of ``max(1, dilation - i)`` and a dropout rate of ``dropout * i``.
     Layers, order and initialisers are those of TensorFlowFlexUNet, so that weights carry over both ways.
-    ``settings`` keeps the constructor's arguments: ``FlexUNet(**network.settings)`` builds the same network anew.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        in_channels: int = 3,
-        base_filters: int = 16,
-        base_kernel: int = 9,
-        num_layers: int = 6,
-        dropout: float = 0.04,
-        dilation: int = 1,
-        activation: str = "relu",
-        normalization: bool | str = False,
-        input_normalize: bool = False,
-    ) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, settings: FlexUNetSettings | None = None) -> None:
         """Build the layers and initialise them as Keras does.
 
         Args:
             num_classes: Output channels K, background included; 1 means one sigmoid channel for the second class.
-            in_channels: Channels of the image.
-            base_filters: Filters of the top level; they double from level to level.
-            base_kernel: Kernel side of the top level; it shrinks by 2 a level down to 3.
-            num_layers: Number of levels, the bridge included.
-            dropout: Dropout rate, multiplied by the level: none at the top.
-            dilation: Dilation of the top level; it shrinks by 1 a level down to 1.
-            activation: One of relu, mish, gelu, silu, elu, leaky_relu.
-            normalization: Whether a BatchNorm follows each activation; "group" for a GroupNorm of up to 8 groups, which
-                needs no statistics of other images and so suits images that differ in brightness.
-            input_normalize: Whether the network divides its input by 255.
+            in_channels: Channels C of the image.
+            settings: All else; None for the defaults.
 
         Raises:
-            UserError: If a value is out of its range; the message names the value, the rule and the repair.
+            UserError: If a number of channels is below 1.
         """
         super().__init__()
-        counts = {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "base_filters": base_filters,
-            "base_kernel": base_kernel,
-            "num_layers": num_layers,
-            "dilation": dilation,
-        }
-        for name, value in counts.items():
+        for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
             if value < 1:
                 raise UserError(f"{name}={value} must be at least 1")
-        deepest = num_layers - 1
-        if not (dropout >= 0 and dropout * deepest < 1):
-            raise UserError(
-                f"dropout={dropout} grows to {dropout * deepest:g} at level {deepest} (num_layers={num_layers}) and "
-                f"must stay within 0 and below 1 there; try {math.floor(100 * 0.9 / max(deepest, 1)) / 100:g} or less"
-            )
-        if activation not in ACTIVATIONS:
-            raise UserError(
-                f"activation={activation!r}; choose from {', '.join(ACTIVATIONS)}{suggestion(activation, ACTIVATIONS)}"
-            )
-        if normalization not in (False, True, GROUP_NORM):
-            raise UserError(f"normalization={normalization!r}; choose from false, true (BatchNorm) and {GROUP_NORM}")
-        filters = [base_filters * 2**level for level in range(num_layers)]
-
-        def block(channels_in: int, level: int) -> "ConvBlock":
-            return ConvBlock(
-                channels_in,
-                filters[level],
-                kernel=max(3, base_kernel - 2 * level),
-                dilation=max(1, dilation - level),
-                dropout=dropout * level,
-                activation=activation,
-                normalization=normalization,
-            )
-
-        self.settings: FlexUNetSettings = {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "base_filters": base_filters,
-            "base_kernel": base_kernel,
-            "num_layers": num_layers,
-            "dropout": dropout,
-            "dilation": dilation,
-            "activation": activation,
-            "normalization": normalization,
-            "input_normalize": input_normalize,
-        }
+        settings = FlexUNetSettings() if settings is None else settings
+        self.settings = settings
         self.in_channels = in_channels
         self.num_classes = num_classes
+        deepest = settings.num_layers - 1
         self.size_multiple = 2**deepest
-        self.input_scale = 1 / 255 if input_normalize else 1.0
+        self.input_scale = 1 / 255 if settings.input_normalize else 1.0
+        filters = [settings.base_filters * 2**level for level in range(settings.num_layers)]
         channels = [in_channels, *filters]
-        self.encoder = nn.ModuleList(block(channels[level], level) for level in range(deepest))
+        self.encoder = nn.ModuleList(ConvBlock(channels[level], level, settings) for level in range(deepest))
         self.pool = nn.MaxPool2d(2)
-        self.bridge = block(channels[deepest], deepest)
+        self.bridge = ConvBlock(channels[deepest], deepest, settings)
         self.decoder = nn.ModuleList(
-            DecoderLevel(filters[level + 1], filters[level], block(2 * filters[level], level))
+            DecoderLevel(filters[level + 1], filters[level], ConvBlock(2 * filters[level], level, settings))
             for level in reversed(range(deepest))
         )
         self.head = nn.Conv2d(filters[0], num_classes, kernel_size=1)
         self.apply(_initialise_like_keras)
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> "FlexUNet":
+        """Build a network from a flat map of num_classes, in_channels and the settings."""
+        settings = dict(arguments)
+        num_classes, in_channels = settings.pop("num_classes"), settings.pop("in_channels", 3)
+        return cls(num_classes, in_channels, FlexUNetSettings(**settings))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The flat map from which :meth:`from_arguments` builds the same network anew."""
+        return {"num_classes": self.num_classes, "in_channels": self.in_channels, **asdict(self.settings)}
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
@@ -169,32 +156,22 @@ class FlexUNet(nn.Module):
 class ConvBlock(nn.Sequential):
     """Two convolutions of one level: (N, C_in, H, W) -> (N, C_out, H, W)."""
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        *,
-        kernel: int,
-        dilation: int,
-        dropout: float,
-        activation: str,
-        normalization: bool | str,
-    ) -> None:
+    def __init__(self, channels_in: int, level: int, settings: FlexUNetSettings) -> None:
         """Stack convolution, activation, normalisation if asked for, dropout (first half only), twice."""
+        channels_out = settings.base_filters * 2**level
+        kernel, dilation = max(3, settings.base_kernel - 2 * level), max(1, settings.dilation - level)
 
         def half(channels: int) -> list[nn.Module]:
-            layers = [
-                nn.Conv2d(channels, channels_out, kernel, padding="same", dilation=dilation),
-                ACTIVATIONS[activation](),
-            ]
-            if normalization == GROUP_NORM:
+            convolution = nn.Conv2d(channels, channels_out, kernel, padding="same", dilation=dilation)
+            layers = [convolution, ACTIVATIONS[settings.activation]()]
+            if settings.normalization == GROUP_NORM:
                 layers.append(nn.GroupNorm(math.gcd(MAX_GROUPS, channels_out), channels_out, eps=1e-3))
-            elif normalization:
+            elif settings.normalization:
                 # Keras counts momentum the other way round: its 0.99 is 0.01 here. Weight parity needs both numbers.
                 layers.append(nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01))
             return layers
 
-        super().__init__(*half(channels_in), Dropout(dropout), *half(channels_out))
+        super().__init__(*half(channels_in), Dropout(settings.dropout * level), *half(channels_out))
 
 
 class DecoderLevel(nn.Module):
@@ -228,8 +205,7 @@ def _initialise_like_keras(layer: nn.Module) -> None:
     if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return
     if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-        fan_in = layer.weight[0].numel()
-        std = math.sqrt(2 / fan_in) / TRUNCATED_NORMAL_STD
+        std = math.sqrt(2 / layer.weight[0].numel()) / TRUNCATED_NORMAL_STD
         nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
     else:
         nn.init.xavier_uniform_(layer.weight)

@@ -1,17 +1,18 @@
-"""The single losses a recipe can weigh; plain torch, and nothing in them waits for the accelerator.
+"""The losses by name. They never wait for the accelerator.
 
-segmentation-models-pytorch has losses of most of these names, and where they are right the tests hold ours against
-them. They are not called, for none is right everywhere: its dice, jaccard and tversky count absent classes as perfect
-and expand the truth to 8 bytes a class and pixel, its multiclass focal loss is a sum of sigmoid focal losses instead of
-the softmax focal loss of Lin et al., its cross-entropies divide by the ignored pixels too, and its lovasz waits for the
-accelerator at each class.
+``register_loss`` adds a loss, here or in a plugin. A mask in which no pixel counts gives a loss of 0 with zero
+gradients.
 
-A mask in which no pixel counts gives a loss of 0 with zero gradients.
+segmentation-models-pytorch has losses of most of these names, and the tests compare ours with them where they are
+right. Its dice, jaccard and tversky count absent classes as perfect and expand the truth to 8 bytes per class and
+pixel; its multiclass focal loss is a sum of sigmoid focal losses, not the softmax focal loss of Lin et al.; its
+cross-entropies divide by the ignored pixels too; its lovasz waits for the accelerator at each class.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +21,36 @@ from torch.nn import functional
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.nn.score_table import IGNORE_INDEX
 
+LOSSES: dict[str, type[nn.Module]] = {}
+Loss = TypeVar("Loss", bound=type[nn.Module])
+
+
+def register_loss(name: str) -> Callable[[Loss], Loss]:
+    """Add a loss under ``name``, the key in ``model.loss``.
+
+    The decorated class is built from ``num_channels``, the channels of the logits, and keyword-only options with
+    defaults, which become options in a config. It maps :class:`Pixels` to a scalar.
+
+    Raises:
+        UserError: If another class has this name.
+    """
+
+    def register(loss: Loss) -> Loss:
+        if name in LOSSES and LOSSES[name].__qualname__ != loss.__qualname__:
+            raise UserError(f"loss {name!r} is already registered by {LOSSES[name].__qualname__}; choose another name")
+        LOSSES[name] = loss
+        return loss
+
+    return register
+
 
 @dataclass(frozen=True)
 class Pixels:
-    """A batch as the losses need it; ``K`` is at least 2, one sigmoid channel stands for background and class 1.
+    """A batch as the losses read it. ``K`` is at least 2: one sigmoid channel becomes background and class 1."""
 
-    Attributes:
-        log_probabilities: Float (N, K, H, W).
-        truth: Class index, int64 (N, H, W), 255 = ignore.
-        counted: Float (N, H, W): 1, or 0 where the truth is ignored.
-    """
-
-    log_probabilities: Tensor
-    truth: Tensor
-    counted: Tensor
+    log_probabilities: Tensor  # float (N, K, H, W)
+    truth: Tensor  # class index, int64 (N, H, W), 255 = ignore
+    counted: Tensor  # float (N, H, W): 1, or 0 where the truth is ignored
 
     @classmethod
     def of(cls, logits: Tensor, mask: Tensor) -> "Pixels":
@@ -45,8 +62,8 @@ class Pixels:
             log_probabilities = functional.log_softmax(logits, dim=1)
         return cls(log_probabilities, mask.long(), (mask != IGNORE_INDEX).to(logits.dtype))
 
-    def surprise(self) -> Tensor:
-        """Return -log p of the true class, (N, H, W), 0 where ignored."""
+    def negative_log_likelihood(self) -> Tensor:
+        """Return -log p (N, H, W) of the true class, 0 where ignored."""
         # Not reduced here: on CUDA the reduced form has no deterministic kernel.
         return functional.nll_loss(self.log_probabilities, self.truth, ignore_index=IGNORE_INDEX, reduction="none")
 
@@ -57,6 +74,7 @@ class Pixels:
         return class_weights.to(self.counted.dtype)[self.truth.clamp(max=len(class_weights) - 1)] * self.counted
 
 
+@register_loss("cross_entropy")
 class CrossEntropy(nn.Module):
     """Mean of -log p over the counted pixels, weighted by the true class: what Keras and torch call by this name."""
 
@@ -68,17 +86,18 @@ class CrossEntropy(nn.Module):
         """Take one weight for each class, and the share 0..1 of the truth that is spread evenly over all classes."""
         super().__init__()
         if num_channels == 1:
-            raise UserError("needs a channel for each class and the network has one for all; use binary_cross_entropy")
+            raise UserError("needs a channel for each class, and the network has one channel; use binary_cross_entropy")
         self.register_buffer("class_weights", _weights("class_weights", class_weights, num_channels), persistent=False)
         self.label_smoothing = checked_number("label_smoothing", label_smoothing, 0, 1)
 
     def forward(self, pixels: Pixels) -> Tensor:
         """Return the mean, a scalar."""
         weights = pixels.weights(self.class_weights)
-        losses = _smoothed_surprise(pixels, weights, self.class_weights, self.label_smoothing)
+        losses = _smoothed_losses(pixels, weights, self.class_weights, self.label_smoothing)
         return _ratio(losses.sum(), weights.sum())
 
 
+@register_loss("binary_cross_entropy")
 class BinaryCrossEntropy(nn.Module):
     """Mean of -log p over the counted pixels of a network with one sigmoid channel."""
 
@@ -98,17 +117,18 @@ class BinaryCrossEntropy(nn.Module):
     def forward(self, pixels: Pixels) -> Tensor:
         """Return the mean, a scalar."""
         weights = pixels.weights(self.class_weights)
-        losses = _smoothed_surprise(pixels, weights, self.class_weights, self.label_smoothing)
+        losses = _smoothed_losses(pixels, weights, self.class_weights, self.label_smoothing)
         return _ratio(losses.sum(), pixels.counted.sum())
 
 
+@register_loss("focal")
 class Focal(nn.Module):
     """Mean over the counted pixels of -a (1 - p)^gamma log p for the probability p of the true class (Lin et al.)."""
 
     alpha: Tensor | None
 
     def __init__(self, num_channels: int, *, gamma: float = 2.0, alpha: float | Sequence[float] | None = None) -> None:
-        """Take the focus and a: one for each class, or one number for the foreground, its rest to 1 for background."""
+        """Take gamma and a: a number per class, or one for the foreground, 1 minus it for the background."""
         super().__init__()
         self.gamma = checked_number("gamma", gamma, 0)
         if isinstance(alpha, (int, float)):
@@ -118,18 +138,19 @@ class Focal(nn.Module):
 
     def forward(self, pixels: Pixels) -> Tensor:
         """Return the mean, a scalar."""
-        surprise = pixels.surprise()
+        losses = pixels.negative_log_likelihood()
         # At p = 1 the power of a gamma below 1 has an infinite slope.
-        missing = -torch.expm1(-surprise)
+        missing = -torch.expm1(-losses)
         focus = missing.clamp_min(torch.finfo(missing.dtype).eps) ** self.gamma
-        return _ratio((pixels.weights(self.alpha) * focus * surprise).sum(), pixels.counted.sum())
+        return _ratio((pixels.weights(self.alpha) * focus * losses).sum(), pixels.counted.sum())
 
 
+@register_loss("categorical_focal_dice")
 class CategoricalFocalDice(nn.Module):
-    """The loss of that name in the original's family: cross-entropy plus 1 - Dice, with a Dice for each single pixel.
+    """The original's loss of this name: cross-entropy plus 1 - Dice, with the Dice of each single pixel.
 
-    Summed over the classes of one pixel, truth and probabilities are 1 each, so that its Dice is
-    (2 p + epsilon) / (2 + epsilon): close to p, with nothing focal in it.
+    Summed over the classes of one pixel, truth and probabilities are 1 each, so its Dice is
+    (2 p + epsilon) / (2 + epsilon): close to p. Nothing in it is focal.
     """
 
     def __init__(self, num_channels: int, *, epsilon: float = 1e-6) -> None:  # noqa: ARG002  one signature for all
@@ -139,16 +160,17 @@ class CategoricalFocalDice(nn.Module):
 
     def forward(self, pixels: Pixels) -> Tensor:
         """Return the sum of both means, a scalar."""
-        surprise = pixels.surprise()
-        dice = (2 * torch.exp(-surprise) + self.epsilon) / (2 + self.epsilon)
-        return _ratio((surprise + (1 - dice) * pixels.counted).sum(), pixels.counted.sum())
+        losses = pixels.negative_log_likelihood()
+        dice = (2 * torch.exp(-losses) + self.epsilon) / (2 + self.epsilon)
+        return _ratio((losses + (1 - dice) * pixels.counted).sum(), pixels.counted.sum())
 
 
+@register_loss("tversky")
 class Tversky(nn.Module):
     """1 - hits / (hits + alpha false alarms + beta misses), soft counts over the batch, mean over present classes.
 
-    Present are the classes with truth pixels in the batch. An absent class has no overlap to improve; its false alarms
-    are for a loss by pixels to see.
+    A class is present if it has truth pixels in the batch. An absent class has no overlap to improve; a loss per pixel
+    penalises its false alarms.
     """
 
     def __init__(
@@ -160,7 +182,7 @@ class Tversky(nn.Module):
         smooth: float = 0.0,
         include_background: bool = False,
     ) -> None:
-        """Take the weights of false alarms and misses, and what is added above and below the fraction's bar."""
+        """Take the weights of false alarms and misses, and the number added to numerator and denominator."""
         super().__init__()
         self.alpha = checked_number("alpha", alpha, 0)
         self.beta = checked_number("beta", beta, 0)
@@ -175,30 +197,31 @@ class Tversky(nn.Module):
         hits = (probabilities * truth).sum((0, 2, 3))
         false_alarms = probabilities.sum((0, 2, 3)) - hits
         support = truth.sum((0, 2, 3))
-        overlap = _ratio(
-            hits + self.smooth,
-            hits + self.alpha * false_alarms + self.beta * (support - hits) + self.smooth,
-        )
+        whole = hits + self.alpha * false_alarms + self.beta * (support - hits)
+        overlap = _ratio(hits + self.smooth, whole + self.smooth)
         return _mean_over_present(1 - overlap, support > 0)
 
 
+@register_loss("dice")
 class Dice(Tversky):
     """1 - (2 hits + smooth) / (predicted + true + smooth), otherwise as Tversky."""
 
     def __init__(self, num_channels: int, *, smooth: float = 0.0, include_background: bool = False) -> None:
-        """Take what is added above and below the fraction's bar."""
+        """Take the number added to numerator and denominator."""
         half = checked_number("smooth", smooth, 0) / 2
         super().__init__(num_channels, alpha=0.5, beta=0.5, smooth=half, include_background=include_background)
 
 
+@register_loss("jaccard")
 class Jaccard(Tversky):
     """1 - (hits + smooth) / (predicted + true - hits + smooth), otherwise as Tversky."""
 
     def __init__(self, num_channels: int, *, smooth: float = 0.0, include_background: bool = False) -> None:
-        """Take what is added above and below the fraction's bar."""
+        """Take the number added to numerator and denominator."""
         super().__init__(num_channels, alpha=1.0, beta=1.0, smooth=smooth, include_background=include_background)
 
 
+@register_loss("lovasz")
 class Lovasz(nn.Module):
     """Lovasz-Softmax over the batch (Berman et al.): the Jaccard loss, extended to probabilities.
 
@@ -206,7 +229,7 @@ class Lovasz(nn.Module):
     """
 
     def __init__(self, num_channels: int, *, include_background: bool = False) -> None:  # noqa: ARG002  as the others
-        """Count the background only on demand, as the other losses by overlap do."""
+        """Count the background only if ``include_background``, as the other overlap losses do."""
         super().__init__()
         self.first_class = _first_class(include_background)
 
@@ -234,9 +257,9 @@ def _lovasz_slopes(errors: Tensor, truth: Tensor) -> Tensor:
     return torch.empty_like(slopes).index_copy(0, order, slopes)
 
 
-def _smoothed_surprise(pixels: Pixels, weights: Tensor, class_weights: Tensor | None, label_smoothing: float) -> Tensor:
+def _smoothed_losses(pixels: Pixels, weights: Tensor, class_weights: Tensor | None, label_smoothing: float) -> Tensor:
     """Return -log p (N, H, W) times weights (N, H, W), mixed with the weighted mean over all classes."""
-    losses = weights * pixels.surprise()
+    losses = weights * pixels.negative_log_likelihood()
     if label_smoothing == 0:
         return losses
     everywhere = -pixels.log_probabilities

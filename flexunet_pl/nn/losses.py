@@ -1,4 +1,4 @@
-"""The loss of a recipe: a weighted sum of named losses, built from plain YAML."""
+"""Build the loss that a config describes: a weighted sum of losses by name."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -8,36 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from flexunet_pl.core.errors import UserError, suggestion
-from flexunet_pl.nn.loss_terms import (
-    BinaryCrossEntropy,
-    CategoricalFocalDice,
-    CrossEntropy,
-    Dice,
-    Focal,
-    Jaccard,
-    Lovasz,
-    Pixels,
-    Tversky,
-    checked_number,
-)
+from flexunet_pl.nn.loss_terms import LOSSES, Pixels, checked_number, register_loss
 
-LOSSES: dict[str, type[nn.Module]] = {
-    "binary_cross_entropy": BinaryCrossEntropy,
-    "categorical_focal_dice": CategoricalFocalDice,
-    "cross_entropy": CrossEntropy,
-    "dice": Dice,
-    "focal": Focal,
-    "jaccard": Jaccard,
-    "lovasz": Lovasz,
-    "tversky": Tversky,
-}
+__all__ = ["LOSSES", "Pixels", "WeightedLoss", "build_loss", "register_loss"]
 
 
 class WeightedLoss(nn.Module):
     """Weighted sum of losses of logits and index masks; see :func:`build_loss`."""
 
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float], num_channels: int) -> None:
-        """Weigh each of the ``terms``, which map :class:`Pixels` to a scalar, with the weight of its name."""
+        """Multiply each term, which maps :class:`Pixels` to a scalar, by the weight of the same name."""
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(weights)
@@ -57,10 +37,10 @@ class WeightedLoss(nn.Module):
 
     @torch.no_grad()
     def per_image(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Map the same to the loss of each image by itself, (N,), without gradients.
+        """Map logits and mask to the loss of each image (N,), without gradients.
 
-        Computed in float64 where the device has it, so that what else is in the batch, or how many threads add up,
-        does not show in the scores.
+        Computed in float64 where the device has it, so that the scores depend neither on the rest of the batch nor on
+        the number of threads.
         """
         precise = logits.float() if logits.device.type == "mps" else logits.double()
         return torch.stack([self(precise[n : n + 1], mask[n : n + 1]) for n in range(len(mask))])
@@ -69,7 +49,7 @@ class WeightedLoss(nn.Module):
 def build_loss(
     spec: Mapping[str, float | Mapping[str, Any]], num_classes: int, class_weights: Sequence[float] | None = None
 ) -> WeightedLoss:
-    """Build the loss of a recipe.
+    """Build the loss that ``model.loss`` describes.
 
     Args:
         spec: From the name of a loss to its weight, ``{"cross_entropy": 1.0, "dice": 0.5}``, or to its weight and
@@ -78,7 +58,7 @@ def build_loss(
         class_weights: One for each class, for the ``cross_entropy`` of the spec.
 
     Raises:
-        UserError: A name, an option or a value is not known or does not fit the network.
+        UserError: If a name or an option is unknown, or a value does not fit the network.
     """
     if not isinstance(spec, Mapping) or not spec:
         raise UserError(
@@ -86,7 +66,7 @@ def build_loss(
         )
     if class_weights is not None and "cross_entropy" not in spec:
         raise UserError(
-            f"class_weights weigh cross_entropy, and loss has only {', '.join(spec)}; leave them out or add it"
+            f"class_weights apply to cross_entropy, and loss has only {', '.join(spec)}; remove them, or add it"
         )
     weights: dict[str, float] = {}
     terms: dict[str, nn.Module] = {}
@@ -100,14 +80,15 @@ def build_loss(
         except UserError as error:
             raise UserError(f"loss.{name}: {error}") from error
     if not any(weights.values()):
-        raise UserError(f"loss={dict(spec)!r} weighs everything 0; give at least one loss a weight above 0")
+        raise UserError(f"loss={dict(spec)!r} has only weights of 0; give at least one loss a weight above 0")
     return WeightedLoss(terms, weights, num_classes)
 
 
 def _options(name: str, setting: float | Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a loss, its weight among them; names are checked, values are not."""
     if name not in LOSSES:
-        raise UserError(f"loss.{name}: no such loss{suggestion(str(name), LOSSES)}; choose from {', '.join(LOSSES)}")
+        known = sorted(LOSSES)
+        raise UserError(f"loss.{name}: no such loss{suggestion(str(name), known)}; choose from {', '.join(known)}")
     if not isinstance(setting, Mapping):
         return {"weight": setting}
     known = ["weight", *(key for key in inspect.signature(LOSSES[name]).parameters if key != "num_channels")]

@@ -1,27 +1,23 @@
 """Scores accumulated over batches and processes: an int64 confusion matrix and the original's soft coefficients.
 
-Everything is accumulated in integers: the scores are the same to the last bit in whatever order the images come and
-however they are spread over batches, threads and processes.
+Everything is accumulated in integers: the scores are the same to the last bit for every order of the images and every
+split into batches, threads and processes.
 """
 
 import math
 
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics import Metric
 
-from flexunet_pl.nn.score_table import (
-    IGNORE_INDEX,
-    ClassScores,
-    ScoreTable,
-    confusion_matrix,
-    scores_from_confusion,
-)
+from flexunet_pl.nn.metric_registry import METRICS, Metric, register_metric
+from flexunet_pl.nn.score_table import IGNORE_INDEX, ScoreTable, confusion_matrix
 
-__all__ = ["ClassScores", "ScoreTable", "Scores", "confusion_matrix", "mask_from_logits", "scores_from_confusion"]
+# Plugins import what they need to declare a metric from here, after the package's own metrics are registered.
+__all__ = ["METRICS", "Metric", "ScoreTable", "Scores", "confusion_matrix", "mask_from_logits", "register_metric"]
 
-# Per-image values are summed in units of 2^-32. They have to be below 2^16 in size (larger ones, infinities and NaN are
-# counted as unsound and make the mean NaN), so that 2^15 images of the largest value still fit into 63 bits.
+# Per-image values are summed in units of 2^-32. They must be below 2^16 in size (larger ones, infinities and NaN are
+# counted as unsound and make the mean NaN): 2^15 images of the largest value then fit into 63 bits.
 _UNIT = 2.0**-32
 _LARGEST_VALUE = 2.0**16
 _IMAGE_MEANS = ("mean_image_dice", "dice_coef_multiclass", "dice_coef_foreground", "loss")
@@ -35,7 +31,7 @@ def mask_from_logits(logits: Tensor) -> Tensor:
     return logits.max(1).indices
 
 
-class Scores(Metric):
+class Scores(torchmetrics.Metric):
     """Accumulate a :class:`ScoreTable` over batches and processes.
 
     No update waits for the accelerator; a truth that is neither a class nor 255, or a prediction that is no class, is
@@ -121,13 +117,7 @@ class Scores(Metric):
                 f"indices run from 0 to {self.num_classes - 1}, and {IGNORE_INDEX} in a mask is left out"
             )
         means = {name: _image_mean(*row) for name, row in zip(_IMAGE_MEANS, self.sums.tolist(), strict=True)}
-        return scores_from_confusion(self.confusion.cpu())._replace(
-            mean_image_dice=means["mean_image_dice"],
-            dice_coef_multiclass=means["dice_coef_multiclass"],
-            dice_coef_foreground=means["dice_coef_foreground"],
-            loss=means["loss"],
-            images=int(self.images),
-        )
+        return ScoreTable(self.confusion.cpu(), int(self.images), means)
 
     def _note_update(self) -> None:
         # What torchmetrics does around `update`: mark the metric as fed and forget the table of before.

@@ -1,52 +1,83 @@
-"""A network by name, from the flat keys of a config."""
+"""Networks by name, each with the dataclass of its settings."""
 
-import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import Field, asdict, fields
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from flexunet_pl.core.errors import UserError, suggestion
-from flexunet_pl.nn.flexunet import FlexUNet
-from flexunet_pl.nn.zoo import ZOO, ZooNetwork
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
+from flexunet_pl.nn.zoo import ZOO, ZooNetwork, ZooSettings
 
-NETWORKS = ("flexunet", *ZOO)
-ZOO_KEYS = ("encoder", "encoder_weights")
+Network: TypeAlias = FlexUNet | ZooNetwork
+
+
+class NetworkKind(NamedTuple):
+    """A network that a config can choose."""
+
+    settings: type[Any]  # frozen dataclass, whose fields are keys under ``model`` in a config
+    build: Callable[[int, int, Any], Network]  # from num_classes, in_channels and the settings
+
+
+NETWORKS: dict[str, NetworkKind] = {
+    "flexunet": NetworkKind(FlexUNetSettings, FlexUNet),
+    **{name: NetworkKind(ZooSettings, partial(ZooNetwork, name)) for name in ZOO},
+}
+
+
+def network_fields() -> dict[str, tuple[type[Any], Field[Any]]]:
+    """Return each setting of any network by name, with the dataclass it belongs to."""
+    kinds = dict.fromkeys(kind.settings for kind in NETWORKS.values())
+    return {field.name: (kind, field) for kind in kinds for field in fields(kind)}
 
 
 def build_network(
-    name: str, num_classes: int, in_channels: int, given: Mapping[str, Any]
-) -> tuple[FlexUNet | ZooNetwork, dict[str, Any]]:
-    """Build a network and tell what it was built with.
+    network: Mapping[str, Any] | str, num_classes: int, in_channels: int
+) -> tuple[Network, dict[str, Any]]:
+    """Build a network.
 
     Args:
-        name: One of ``NETWORKS``.
+        network: A key of ``NETWORKS``, or a map of ``name`` and settings; None stands for a default.
         num_classes: Output channels K.
         in_channels: Channels of the image.
-        given: The keys of FlexUNet and of the zoo; None where a key was not given.
 
     Returns:
-        The network, and all keys of ``given`` with the values that build the same network again: defaults filled in,
-        and without encoder weights, since a checkpoint has them.
+        The network, and the map that builds it again: defaults filled in, without encoder weights.
 
     Raises:
         UserError: If the name is unknown, a key belongs to another network, or a value is out of its range.
     """
-    if name not in NETWORKS:
-        raise UserError(f"model.network={name!r}; choose from {', '.join(NETWORKS)}{suggestion(name, NETWORKS)}")
-    is_flexunet = name == "flexunet"
-    foreign = {key: value for key, value in given.items() if value is not None and (key in ZOO_KEYS) == is_flexunet}
-    if foreign:
+    given = {"name": network} if isinstance(network, str) else dict(network)
+    name = given.pop("name", "flexunet")
+    if not isinstance(name, str) or name not in NETWORKS:
+        hint = suggestion(name, NETWORKS) if isinstance(name, str) else ""
+        raise UserError(f"model.network={name!r}; choose from {', '.join(NETWORKS)}{hint}")
+    kind = NETWORKS[name]
+    given = {key: value for key, value in given.items() if value is not None}
+    own = {field.name for field in fields(kind.settings)}
+    if foreign := {key: value for key, value in given.items() if key not in own}:
         listed = ", ".join(f"model.{key}={value}" for key, value in foreign.items())
-        whose = "the other networks" if is_flexunet else "flexunet"
         raise UserError(
-            f"{listed}: of {whose} only, and model.network={name}; leave {'it' if len(foreign) == 1 else 'them'} out, "
-            "or set null where a config gives it"
+            f"{listed}: no setting of model.network={name}, which has {', '.join(sorted(own))}; leave "
+            f"{'it' if len(foreign) == 1 else 'them'} out, or choose another network"
         )
-    if is_flexunet:
-        defaults = {key: parameter.default for key, parameter in inspect.signature(FlexUNet).parameters.items()}
-        settings = {key: defaults[key] if value is None else value for key, value in given.items() if key in defaults}
-        return FlexUNet(num_classes, in_channels, **settings), dict(given) | settings
-    network = ZooNetwork(name, num_classes, in_channels, given["encoder"], given["encoder_weights"])
-    return network, dict(given) | {"encoder": network.encoder, "encoder_weights": None}
+    built = kind.build(num_classes, in_channels, kind.settings(**given))
+    return built, {"name": name, **asdict(built.settings)}
+
+
+def nested_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather the flat keys of a network under ``network``, as a task takes them."""
+    keys = network_fields()
+    network = flat.get("network", "flexunet")
+    gathered = {"name": network} if isinstance(network, str) else dict(network)
+    gathered |= {key: value for key, value in flat.items() if key in keys and value is not None}
+    return {key: value for key, value in flat.items() if key not in keys} | {"network": gathered}
+
+
+def flat_settings(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`nested_settings`: the keys of other networks are None."""
+    network = dict(nested["network"])
+    return {**nested, **dict.fromkeys(network_fields()), "network": network.pop("name"), **network}
 
 
 def checked_num_classes(num_classes: int | None, classes: int) -> int:

@@ -1,7 +1,10 @@
 """Other architectures, from segmentation-models-pytorch, behind the contract of FlexUNet."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +15,30 @@ from flexunet_pl.nn.encoder_weights import fetched_weights, is_file, load_encode
 from flexunet_pl.nn.flexunet import pad_to_multiple
 
 
+class Architecture(NamedTuple):
+    """What the package must know about an architecture."""
+
+    class_name: str  # in segmentation_models_pytorch
+    encoder: str = "resnet34"  # by default
+    size_multiple: int = 32  # images are padded to multiples of this
+    # Whether an exported graph can take images of any size. Pools to a fixed number of cells and tokens with learnt
+    # positions are exported for one size.
+    exports_any_size: bool = True
+
+
 @dataclass(frozen=True)
-class Architecture:
-    """What the house has to know of an architecture.
+class ZooSettings:
+    """The settings of a network of the zoo.
 
     Attributes:
-        class_name: Its class in segmentation_models_pytorch.
-        encoder: The encoder it has unless another is asked for.
-        size_multiple: Images are padded to multiples of this.
-        exports_any_size: Whether an exported graph can take images of any size. Pools to a fixed number of cells and
-            tokens with learnt positions are exported for one size.
+        encoder: An encoder of segmentation-models-pytorch, or tu- and the name of a timm model. By default
+            resnet34, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
+        encoder_weights: A file with weights for the encoder, or the name of published weights (imagenet), which are
+            downloaded. By default training begins with random weights.
     """
 
-    class_name: str
-    encoder: str = "resnet34"
-    size_multiple: int = 32
-    exports_any_size: bool = True
+    encoder: str | None = None
+    encoder_weights: str | None = None
 
 
 ZOO = {
@@ -68,24 +79,14 @@ class ZooNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str | None = None,
-        encoder_weights: str | None = None,
-    ) -> None:
+    def __init__(self, name: str, num_classes: int, in_channels: int = 3, settings: ZooSettings | None = None) -> None:
         """Build the network.
 
         Args:
             name: A key of ``ZOO``.
             num_classes: Output channels K.
             in_channels: Channels of the image.
-            encoder: An encoder of segmentation-models-pytorch, or "tu-" and a model of timm; by default the
-                architecture's own.
-            encoder_weights: A file with weights for the encoder, or the name of published ones, such as "imagenet",
-                which are fetched; None begins with random weights.
+            settings: Encoder and weights; None for the defaults.
 
         Raises:
             UserError: If encoder or weights are unknown, out of reach, or do not fit.
@@ -95,7 +96,8 @@ class ZooNetwork(nn.Module):
         import segmentation_models_pytorch as smp
 
         architecture = ZOO[name]
-        self.encoder = architecture.encoder if encoder is None else encoder
+        settings = ZooSettings() if settings is None else settings
+        self.encoder = architecture.encoder if settings.encoder is None else settings.encoder
         self.size_multiple = architecture.size_multiple
         self.exports_any_size = architecture.exports_any_size and not self.encoder.startswith(WINDOWED)
         self.in_channels = in_channels
@@ -104,11 +106,12 @@ class ZooNetwork(nn.Module):
         mean, std = (_per_channel(values, in_channels) for values in _normalisation(self.encoder))
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        build: Any = getattr(smp, architecture.class_name)
-        fixed = {"encoder_name": self.encoder, "encoder_weights": None}
+        build = partial(getattr(smp, architecture.class_name), encoder_name=self.encoder, encoder_weights=None)
         try:
-            self.model: nn.Module = _built(build, fixed | {"in_channels": in_channels, "classes": num_classes})
-            _survive_lone_values(self.model)
+            self.model = _built(partial(build, in_channels=in_channels, classes=num_classes), self.encoder)
+            for module in self.model.modules():
+                if type(module) is nn.BatchNorm2d:
+                    module.__class__ = LoneValueBatchNorm
             self._try_out()
         except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -116,12 +119,17 @@ class ZooNetwork(nn.Module):
                 f"model.encoder={self.encoder!r} does not work with model.network={name!r} ({reason}); "
                 f"try {architecture.encoder!r}"
             ) from error
-        if encoder_weights is not None:
+        if settings.encoder_weights is not None:
             part: Any = self.model.get_submodule("encoder")
-            if is_file(encoder_weights):
-                load_encoder_weights(part, encoder_weights, self.encoder)
+            if is_file(settings.encoder_weights):
+                load_encoder_weights(part, settings.encoder_weights, self.encoder)
             else:
-                part.load_state_dict(fetched_weights(self.encoder, encoder_weights, in_channels))
+                part.load_state_dict(fetched_weights(self.encoder, settings.encoder_weights, in_channels))
+
+    @property
+    def settings(self) -> ZooSettings:
+        """The settings that build the same network again; a checkpoint has the weights of the encoder."""
+        return ZooSettings(self.encoder)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
@@ -158,23 +166,13 @@ class LoneValueBatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
-def _survive_lone_values(network: nn.Module) -> None:
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = LoneValueBatchNorm
-
-
-def _built(build: Any, settings: dict[str, Any]) -> nn.Module:
+def _built(build: Callable[..., nn.Module], encoder: str) -> nn.Module:
     """Call ``build``, so that encoders of tokens take images of any size."""
-    if settings["encoder_name"].startswith("tu-"):
-        for option in ({"dynamic_img_size": True}, {"strict_img_size": False}):
-            try:
-                network: nn.Module = build(**settings, **option)
-            except TypeError:
-                continue  # this model knows no such option
-            return network
-    plain: nn.Module = build(**settings)
-    return plain
+    if encoder.startswith("tu-"):
+        for option in ("dynamic_img_size", True), ("strict_img_size", False):
+            with contextlib.suppress(TypeError):  # this model knows no such option
+                return build(**dict([option]))
+    return build()
 
 
 def _check_encoder(network: str, encoder: str) -> None:

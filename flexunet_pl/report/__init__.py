@@ -1,1 +1,1 @@
-"""The evaluation report: a model and a data folder in, a page that tells where the model is right and wrong out."""
+"""Write the evaluation of a model as a page, JSON and CSV."""

@@ -1,4 +1,4 @@
-"""What a report is asked to show."""
+"""The settings of a report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,32 +6,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """The settings of a report."""
 
-    Attributes:
-        models: One or two models.
-        predictions: Folders of predicted masks among the models; they come after the others.
-        data: A folder with train, valid and test, or with images and masks; None where both folders are given.
-        split: Which split of ``data``.
-        images: Folder of images, instead of ``data``.
-        masks: Folder of masks, instead of ``data``.
-        palette: YAML file with class names and colours, or a config; None for the data's or the model's own.
-        antialiased: Whether blended colours of the truth are moved to a neighbouring class.
-        out: The report's folder.
-        draws: How often images are drawn for the intervals.
-        seed: Of these draws.
-        command: The command line.
-    """
-
-    models: tuple[Path, ...]
-    predictions: tuple[Path, ...]
-    data: Path | None
-    split: str
-    images: Path | None
-    masks: Path | None
-    palette: Path | None
-    antialiased: bool
-    out: Path
-    draws: int
-    seed: int
-    command: str
+    models: tuple[Path, ...]  # one or two
+    predictions: tuple[Path, ...]  # folders of predicted masks among the models; they come after the others
+    data: Path | None  # a folder with train, valid and test, or with images and masks; None where both are given
+    split: str  # of ``data``
+    images: Path | None  # folder of images, instead of ``data``
+    masks: Path | None  # folder of masks, instead of ``data``
+    palette: Path | None  # YAML file with class names and colours, or a config; None for the data's or the model's own
+    antialiased: bool  # whether blended colours of the truth are moved to a neighbouring class
+    out: Path  # the report's folder
+    draws: int  # how often images are drawn for the intervals
+    seed: int  # of these draws
+    command: str  # the command line

@@ -1,4 +1,4 @@
-"""From what was asked for to the files of a report: report.html, scores.json, scores.csv, images.csv and pictures."""
+"""Write a report: report.html, scores.json, scores.csv, images.csv and pictures."""
 
 import csv
 import io
@@ -15,25 +15,27 @@ from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_json, write_text
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.evaluation.evaluator import Judged, judge
+from flexunet_pl.evaluation.evaluator import Evaluation, evaluate
 from flexunet_pl.evaluation.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
 from flexunet_pl.evaluation.models import Model, PredictedMasks, open_model
-from flexunet_pl.report.comparison import compare, two_models_page
-from flexunet_pl.report.pages import one_model_page
+from flexunet_pl.evaluation.totals import Bootstrap
+from flexunet_pl.nn.metric_registry import Metric, metrics_of, number_text
+from flexunet_pl.report.comparison import compare, compared_metrics
+from flexunet_pl.report.pages import one_model_page, two_models_page
 from flexunet_pl.report.request import Request
 
-FORMAT = 1
+FORMAT = 2  # 2: the comparison holds every metric under its key
 LETTERS = ("A", "B")
 
 
 def write_report(request: Request) -> list[str]:
-    """Judge the models and write the report.
+    """Evaluate the models and write the report.
 
     Returns:
-        Lines for the terminal: the scores that decide, and where the report is.
+        Lines for the terminal: the scores, warnings, and where the report is.
 
     Raises:
-        UserError: For a mistake the user can mend.
+        UserError: For a mistake in the request or the data.
     """
     started = time.perf_counter()
     images = find_images_with_truth(request.data, request.split, request.images, request.masks, request.antialiased)
@@ -47,9 +49,10 @@ def write_report(request: Request) -> list[str]:
         if isinstance(model, PredictedMasks):
             model.use(palette, list(images.pairs))
     names = [""] if len(models) == 1 else LETTERS
-    judged = judge(list(zip(names, models, strict=True)), images, palette, request.out)
+    evaluation = evaluate(list(zip(names, models, strict=True)), images, palette, request.out)
     groups = images.groups if images.groups is not None else [pair.name for pair in images.pairs]
-    results = [total.to_mapping(groups, request.draws, request.seed) for total in judged.totals]
+    bootstrap = Bootstrap(groups, request.draws, request.seed)
+    results = [total.to_mapping(bootstrap) for total in evaluation.totals]
     scores: dict[str, Any] = {
         "format": FORMAT,
         "has_groups": images.groups is not None,
@@ -59,27 +62,29 @@ def write_report(request: Request) -> list[str]:
         scores |= results[0]
     else:
         scores["models"] = dict(zip(names, results, strict=True))
-        scores["comparison"] = compare(judged.totals, results, groups, request.draws, request.seed)
+        scores["comparison"] = compare(evaluation.totals, results, bootstrap)
     scores["made"] = _how_it_was_made(request, images, models, moved) | {
         "seconds_in_networks": round(sum(model.clock.seconds for model in models), 3),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return _write(request.out, scores, judged, palette)
+    return _write(request.out, scores, evaluation, palette)
 
 
-def _write(out: Path, scores: dict[str, Any], judged: Judged, palette: Palette) -> list[str]:
+def _write(out: Path, scores: dict[str, Any], evaluation: Evaluation, palette: Palette) -> list[str]:
     make_page = one_model_page if "models" not in scores else two_models_page
     write_json(out / "scores.json", scores)
     write_text(out / "scores.csv", _classes_csv(scores, palette))
     write_text(out / "images.csv", _images_csv(scores))
-    write_text(out / "report.html", make_page(scores, judged, palette, out))
+    write_text(out / "report.html", make_page(scores, evaluation, palette, out))
     lines = []
-    for letter, result in scores.get("models", {"": scores}).items():
-        means = [_shown(result[key]) for key in ("mean_foreground_dice", "mean_foreground_iou")]
-        start = f"{letter}: " if letter else ""
-        lines.append(f"{start}mean foreground Dice {means[0]}, IoU {means[1]}, over {result['images']} images")
+    results = scores.get("models", {"": scores})
+    first = next(iter(results.values()))
+    for metric in compared_metrics([first]):
+        values = (f"{letter} {number_text(result[metric.key])}".strip() for letter, result in results.items())
+        lines.append(f"{metric.name:<24}{'   '.join(values)}")
+    lines.append(f"{first['images']} images")
     lines += [f"warning: {sentence}" for sentence in scores["made"]["leaks"]]
-    return [*lines, f"written: {out / 'report.html'}, with scores.json, scores.csv and images.csv beside it"]
+    return [*lines, f"written: {out / 'report.html'}, scores.json, scores.csv and images.csv"]
 
 
 def _how_it_was_made(request: Request, images: ImageSet, models: Sequence[Model], moved: int) -> dict[str, Any]:
@@ -96,18 +101,18 @@ def _how_it_was_made(request: Request, images: ImageSet, models: Sequence[Model]
 
 
 def _classes_csv(scores: Mapping[str, Any], palette: Palette) -> str:
-    """Return a row for each class, and model if there are two, and one with the means."""
+    """Return a row for each class, and model if there are two, and one with the scores of all images."""
     rows = []
     for letter, result in scores.get("models", {"": scores}).items():
+        model = {"model": letter} if letter else {}
+        intervals = {"classes": {}} if result["intervals"] is None else result["intervals"]
         for name in palette.names:
-            intervals = result["intervals"]
-            low_and_high = None if intervals is None else intervals["classes"][name]["dice"]
             own = {key: value for key, value in result["classes"][name].items() if key != "by_size"}
-            rows.append({"model": letter, "class": name, **own, **_ends(low_and_high)})
-        low_and_high = None if result["intervals"] is None else result["intervals"]["mean_foreground_dice"]
-        means = {"dice": result["mean_foreground_dice"], "iou": result["mean_foreground_iou"]}
-        rows.append({"model": letter, "class": "mean foreground", **means, **_ends(low_and_high)})
-    return _csv([{key: value for key, value in row.items() if key != "model" or value} for row in rows])
+            ends = _ends(metrics_of(per_class=True), intervals["classes"].get(name, {}))
+            rows.append({**model, "class": name, **own, **ends})
+        means = {metric.key: result[metric.key] for metric in compared_metrics([result])}
+        rows.append({**model, "class": "all", **means, **_ends(metrics_of(), intervals)})
+    return _csv(rows)
 
 
 def _images_csv(scores: Mapping[str, Any]) -> str:
@@ -115,9 +120,15 @@ def _images_csv(scores: Mapping[str, Any]) -> str:
     return _csv([row | {"classes": ";".join(row["classes"])} for row in rows])
 
 
-def _ends(interval: list[float] | None) -> dict[str, float | None]:
-    low, high = (None, None) if interval is None else interval
-    return {"dice_low": low, "dice_high": high}
+def _ends(metrics: Sequence[Metric], intervals: Mapping[str, Any]) -> dict[str, float]:
+    """Return both ends of the intervals of the main metrics, as far as there are any."""
+    known = {metric.key: intervals.get(metric.key) for metric in metrics if metric.main}
+    return {
+        f"{key}_{end}": value
+        for key, interval in known.items()
+        if interval is not None
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -127,10 +138,6 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _shown(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
 
 
 def _check_writable(out: Path) -> None:

@@ -1,1 +1,1 @@
-"""What a network is: its layers, its costs, what it sees, and its picture. Any network of plain torch will do."""
+"""Describe a network of plain torch: its layers, costs, receptive field and drawing."""

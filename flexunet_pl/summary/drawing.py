@@ -1,6 +1,7 @@
-"""A network drawn: its blocks from left to right, one level down for each halving of the size, and what feeds them."""
+"""Draw a network: blocks from left to right, one level down per halving of the size, and the paths between them."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -9,12 +10,13 @@ from flexunet_pl.summary.describe import Block, NetworkSummary
 from flexunet_pl.summary.text import gigaflop, megabytes, receptive_field
 
 LEVEL = 1.7  # distance of two levels; a block is 1 high
+LEGEND = "Above a block: channels. Below: size, layers with weights and their largest kernel. Dashed: skip connections."
 DOWN, BRIDGE, UP, SKIP, INK = "#0072b2", "#cc79a7", "#e69f00", "#7a7a7a", "#202020"
 
 
 def draw(found: NetworkSummary) -> UInt8Array:
     """Return the picture of a network, uint8 (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that few need
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second to import
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -28,21 +30,9 @@ def draw(found: NetworkSummary) -> UInt8Array:
     bottom = levels.index(deepest)
 
     def arrow(start: tuple[float, float], end: tuple[float, float], color: str, style: str, bend: float) -> None:
-        connection = f"arc3,rad={bend}"
-        axes.add_patch(
-            FancyArrowPatch(
-                start,
-                end,
-                arrowstyle="-|>",
-                mutation_scale=11,
-                color=color,
-                linestyle=style,
-                linewidth=1.3,
-                connectionstyle=connection,
-                shrinkA=0,
-                shrinkB=0,
-            )
-        )
+        shape: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 11, "connectionstyle": f"arc3,rad={bend}"}
+        line: dict[str, Any] = {"color": color, "linestyle": style, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+        axes.add_patch(FancyArrowPatch(start, end, **shape, **line))
 
     for number, (block, (x, y)) in enumerate(zip(found.blocks, places, strict=True)):
         half = _width(block) / 2
@@ -70,17 +60,16 @@ def draw(found: NetworkSummary) -> UInt8Array:
     axes.set_xlim(-1.3, count + 0.2)
     axes.set_ylim(-LEVEL * deepest - 1.25, 1.1)
     axes.set_axis_off()
-    figure.suptitle(
-        f"{found.name}: {found.parameters / 1e6:.1f} million parameters, {gigaflop(found.flops)}, "
-        f"{megabytes(found.inference_bytes)} for one image\nreceptive field: {receptive_field(found).split(':')[0]}",
-        fontsize=11,
-    )
-    figure.supxlabel(
-        "Above a block: channels. Below: size, layers with weights and their largest kernel. Dashed: skip connections.",
-        fontsize=8,
-    )
+    figure.suptitle(_title(found), fontsize=11)
+    figure.supxlabel(LEGEND, fontsize=8)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def _title(found: NetworkSummary) -> str:
+    costs = f"{gigaflop(found.flops)}, {megabytes(found.inference_bytes)} for one image"
+    field = receptive_field(found).split(":")[0]
+    return f"{found.name}: {found.parameters / 1e6:.1f} million parameters, {costs}\nreceptive field: {field}"
 
 
 def _level(block: Block, found: NetworkSummary) -> int:

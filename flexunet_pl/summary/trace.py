@@ -4,7 +4,8 @@ The network and its input lie on torch's meta device, where tensors have shapes 
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -16,47 +17,24 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
-Places = npt.NDArray[np.int64]
+
+# For each column of a tensor (..., W) what it depends on: (2, W), the first column of the image negated, and the last;
+# so of what depends on both of two, the reach is their maximum. One column stands for what is the same everywhere.
+Reach = npt.NDArray[np.int64]
+NOWHERE = -(1 << 40)  # less than any column, for what depends on nothing
 
 
-class Reach:
-    """For each column of a tensor (..., W) the first and last column of the image that it depends on.
-
-    Arrays of one column stand for what is the same everywhere, such as the mean of the whole.
-    """
-
-    def __init__(self, first: Places, last: Places) -> None:
-        """Keep both, int64 (W,) or (1,)."""
-        self.first, self.last = first, last
-
-    def joined(self, other: "Reach") -> "Reach":
-        """Return the reach of what depends on both."""
-        return Reach(np.minimum(self.first, other.first), np.maximum(self.last, other.last))
-
-    def gathered(self, taps: list[tuple[Places, Places]], width: int) -> "Reach":
-        """Return the reach of ``width`` columns.
-
-        Args:
-            taps: Pairs (to, source) of the same length: column ``to`` of the result reads column ``source`` of this.
-            width: Columns of the result.
-        """
-        nothing = int(self.last.max()) + 1  # what no tap leads to depends on nothing
-        first, last = np.full(width, nothing), np.full(width, -1)
-        for to, source in taps:
-            first[to] = np.minimum(first[to], self.first[source])
-            last[to] = np.maximum(last[to], self.last[source])
-        return Reach(first, last)
-
-    def everywhere(self) -> "Reach":
-        """Return the reach of what depends on all columns."""
-        return Reach(self.first.min(keepdims=True), self.last.max(keepdims=True))
+def everywhere(reach: Reach) -> Reach:
+    """Return the reach (2, 1) of what depends on all columns."""
+    reached: Reach = reach.max(axis=1, keepdims=True)
+    return reached
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own carries no types
     """Follows what is computed while it is active.
 
     Attributes:
-        unknown: Operations that were not understood; if there are any, no reach can be told.
+        unknown: Operations that were not understood; if there are any, the reach is unknown.
         peak_bytes: The most bytes of results that were alive at once.
     """
 
@@ -69,9 +47,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
         self._reach = WeakTensorKeyDictionary()
         self._sources = WeakTensorKeyDictionary()
         self._inputs: dict[int, frozenset[int]] = {}
-        self._alive_bytes = 0
-        self._storages: set[int] = set()
-        self._reach[image] = Reach(width, width)
+        self._alive: dict[int, int] = {}  # bytes of each storage
+        self._reach[image] = np.stack([-width, width])
         self._sources[image] = frozenset()
 
     def reach(self, tensor: Tensor) -> Reach | None:
@@ -108,78 +85,69 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
 
     def _follow(self, func: Any, args: tuple[Any, ...], followed: list[Tensor], output: Tensor) -> None:
         sources = frozenset[int]().union(*(self.sources(one) for one in followed))
-        if func.overloadpacket in (
-            aten.add,
-            aten.add_,
-        ):  # what a residual block adds to its result is no path of its own
+        if func.overloadpacket in (aten.add, aten.add_):  # what a residual block adds is no path of its own
             sources -= frozenset[int]().union(*(self._inputs.get(number, frozenset()) for number in sources))
         self._sources[output] = sources
         rule, own = RULES.get(func.overloadpacket), self._reach[followed[0]]
-        if rule is not None and len(own.first) > 1:
-            reach = rule(own, args, followed[0], output)
-        else:
+        if rule is None or own.shape[1] == 1:
             reach = self._elementwise(followed, output)
+        else:
+            reach = rule(own, args, followed[0], output)
         if reach is None:
             self.unknown.add(str(func))
-            reach = self._reach[followed[0]].everywhere()
+            reach = everywhere(own)
         self._reach[output] = reach
 
     def _elementwise(self, followed: list[Tensor], output: Tensor) -> Reach | None:
         """Return the reach of what is computed column by column; None if the shapes say that it is not."""
-        joined: Reach | None = None
         for one in followed:
-            is_global = len(self._reach[one].first) == 1
+            is_global = self._reach[one].shape[1] == 1
             if not is_global and (output.ndim == 0 or one.shape[-1:] != output.shape[-1:]):
                 return None
-            joined = self._reach[one] if joined is None else joined.joined(self._reach[one])
+        joined: Reach = reduce(np.maximum, (self._reach[one] for one in followed))
         return joined
 
     def _count(self, output: Tensor) -> None:
         storage = output.untyped_storage()
-        identity = storage._cdata
-        if identity in self._storages:
+        if storage._cdata in self._alive:
             return
-        size = storage.nbytes()
-        self._storages.add(identity)
-        self._alive_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self._alive_bytes)
-        weakref.finalize(storage, self._forget, identity, size)
-
-    def _forget(self, identity: int, size: int) -> None:
-        self._storages.discard(identity)
-        self._alive_bytes -= size
+        self._alive[storage._cdata] = storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
+        weakref.finalize(storage, self._alive.pop, storage._cdata)
 
 
 def _convolved(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach:
     """A convolution, transposed or not: args are input, weight, bias, stride, padding, dilation, transposed, ..."""
-    stride, padding, dilation, transposed = args[3][-1], args[4][-1], args[5][-1], args[6]
-    kernel = args[1].shape[-1]
-    return reach.gathered(list(_taps(kernel, stride, padding, dilation, source, output, transposed)), output.shape[-1])
+    stride, padding, dilation = (sides[-1] for sides in args[3:6])
+    return _windowed(reach, source, output, (args[1].shape[-1], stride, padding, dilation), transposed=args[6])
 
 
 def _pooled(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach:
     """Pooling: args are input, kernel, stride, padding, dilation (of the largest only)."""
     kernel = args[1][-1]
     stride = args[2][-1] if len(args) > 2 and args[2] else kernel
-    padding = args[3][-1] if len(args) > 3 else 0
-    return reach.gathered(list(_taps(kernel, stride, padding, 1, source, output, False)), output.shape[-1])
+    return _windowed(reach, source, output, (kernel, stride, args[3][-1] if len(args) > 3 else 0, 1))
 
 
-def _taps(
-    kernel: int, stride: int, padding: int, dilation: int, source: Tensor, output: Tensor, transposed: bool
-) -> Iterator[tuple[Places, Places]]:
+def _windowed(
+    reach: Reach, source: Tensor, output: Tensor, window: tuple[int, int, int, int], transposed: bool = False
+) -> Reach:
+    kernel, stride, padding, dilation = window
     wide, narrow = (output, source) if transposed else (source, output)
+    column = np.arange(narrow.shape[-1])
+    found = np.full((2, output.shape[-1]), NOWHERE)
     for tap in range(kernel):
-        column = np.arange(narrow.shape[-1])
         place = column * stride - padding + tap * dilation
         inside = (place >= 0) & (place < wide.shape[-1])
-        yield (place[inside], column[inside]) if transposed else (column[inside], place[inside])
+        to, origin = (place[inside], column[inside]) if transposed else (column[inside], place[inside])
+        found[:, to] = np.maximum(found[:, to], reach[:, origin])
+    return found
 
 
 def _padded(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach:
     """Padding, of which the left one comes first in args[1]; whatever its kind, the nearest column stands for it."""
     place = (np.arange(output.shape[-1]) - int(args[1][0])).clip(0, source.shape[-1] - 1)
-    return Reach(reach.first[place], reach.last[place])
+    return reach[:, place]
 
 
 def _resized(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach:  # noqa: ARG001
@@ -188,13 +156,13 @@ def _resized(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor
     place = (np.arange(output.shape[-1]) + 0.5) * scale - 0.5
     low = np.floor(place).astype(np.int64).clip(0, source.shape[-1] - 1)
     high = np.ceil(place).astype(np.int64).clip(0, source.shape[-1] - 1)
-    return Reach(np.minimum(reach.first[low], reach.first[high]), np.maximum(reach.last[low], reach.last[high]))
+    return np.maximum(reach[:, low], reach[:, high])
 
 
 def _copied(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach:  # noqa: ARG001
     """The nearest column."""
     place = ((np.arange(output.shape[-1]) + 0.5) * source.shape[-1] / output.shape[-1]).astype(np.int64)
-    return Reach(reach.first[place], reach.last[place])
+    return reach[:, place]
 
 
 def _sliced(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach:
@@ -205,12 +173,12 @@ def _sliced(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor)
     start = args[2] if len(args) > 2 and args[2] is not None else 0
     step = args[4] if len(args) > 4 else 1
     place = start % source.shape[-1] + step * np.arange(output.shape[-1])
-    return Reach(reach.first[place], reach.last[place])
+    return reach[:, place]
 
 
 def _averaged(reach: Reach, args: tuple[Any, ...], source: Tensor, output: Tensor) -> Reach | None:  # noqa: ARG001
     """A mean over whole rows and columns, as in squeeze-and-excitation."""
-    return reach.everywhere() if output.ndim == source.ndim and output.shape[-1] == 1 else None
+    return everywhere(reach) if output.ndim == source.ndim and output.shape[-1] == 1 else None
 
 
 Rule = Callable[[Reach, tuple[Any, ...], Tensor, Tensor], Reach | None]

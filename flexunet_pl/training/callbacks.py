@@ -1,40 +1,41 @@
-"""What a run writes while it goes on: curves, epoch pictures, predicted masks, scores."""
+"""Callbacks that write results: curves, epoch pictures, predicted masks, scores."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, Checkpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, Checkpoint, WeightAveraging
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from flexunet_pl.core import console
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path, write_json, write_text
 from flexunet_pl.data.datamodule import SegmentationDataModule
-from flexunet_pl.data.dataset import SegmentationDataset, as_pairs
-from flexunet_pl.data.samples import Pair, find_images
-from flexunet_pl.nn.metrics import ScoreTable, mask_from_logits
-from flexunet_pl.training.data_wait import DATA_WAIT_SHARE
+from flexunet_pl.data.dataset import ImageDataset
+from flexunet_pl.data.samples import find_images, read_image
+from flexunet_pl.nn.metric_registry import metrics_of
+from flexunet_pl.nn.metrics import mask_from_logits
 from flexunet_pl.training.epoch_pictures import Shot, write_epoch, write_strip
 from flexunet_pl.training.loggers import log_picture
-from flexunet_pl.training.task import SegmentationTask
+from flexunet_pl.training.step_timer import DATA_WAIT_SHARE
+from flexunet_pl.training.task import SegmentationTask, Stage
 from flexunet_pl.visualization.pictures import line_chart, overlay, save_picture
 
 
 class Curves(Checkpoint):
-    """Write losses and scores of every epoch as CSV, and draw them, into ``curves/`` of the run folder.
+    """Write losses and scores of every epoch as CSV and as charts into ``curves/`` of the run folder.
 
-    ``losses.csv`` has epoch, loss, val_loss; ``scores.csv`` all that was logged but times. A resumed run goes on in
-    the same files. It counts as a checkpoint callback because those are called last in an epoch, with its scores known.
+    ``losses.csv`` has epoch, loss, val_loss; ``scores.csv`` has everything logged except times. A resumed run continues
+    the same files. This is a checkpoint callback because Lightning calls those last, when the epoch's scores are known.
     """
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Read what earlier epochs of this run wrote, and forget what a broken-off epoch wrote."""
+        """Read the rows of earlier epochs, without those of an epoch that was interrupted."""
         path = _run_dir(trainer) / "curves" / "scores.csv"
         rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
         self.rows = [
@@ -44,46 +45,46 @@ class Curves(Checkpoint):
         ]
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Add a row and write the files anew."""
-        # Every process asks, since asking is what gathers the training loss from all of them.
+        """Add a row and rewrite the files."""
+        # All processes must read callback_metrics: reading gathers the training loss from all of them.
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != DATA_WAIT_SHARE}
         if not trainer.is_global_zero:
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append({"epoch": float(trainer.current_epoch), "learning_rate": rate} | metrics)
         folder = _run_dir(trainer) / "curves"
-        losses = [
-            {"epoch": row["epoch"], "loss": row.get("train/loss"), "val_loss": row.get("val/loss")} for row in self.rows
-        ]
+        names = {"epoch": "epoch", "loss": "train/loss", "val_loss": "val/loss"}
+        losses = [{name: row.get(key) for name, key in names.items()} for row in self.rows]
         write_text(folder / "losses.csv", _csv(losses))
         write_text(folder / "scores.csv", _csv(self.rows))
-        for name, keys in (("losses", ["train/loss", "val/loss"]), ("scores", _dice_keys(metrics))):
+        for name, keys in (("losses", ["train/loss", "val/loss"]), ("scores", _main_keys(metrics))):
             series = {key: [(row["epoch"], row[key]) for row in self.rows if key in row] for key in keys}
             chart = line_chart({key: points for key, points in series.items() if points}, name)
             save_picture(folder / f"{name}.png", chart)
 
 
 class EpochPictures(Callback):
-    """Draw image, truth if there is one, prediction and errors of some fixed images after every epoch.
+    """Draw image, truth (if any), prediction and errors of a few fixed images after every epoch.
 
-    Writes ``epoch_pictures/epoch_0001.png`` and so on into the run folder, one picture an epoch; every few epochs and
-    at the end all epochs under each other as ``strip.png`` and as the animation ``strip.webp``. Loggers that take
-    pictures get each image's as ``samples/NAME``.
+    Writes one picture an epoch, ``epoch_pictures/epoch_0001.png`` and so on, into the run folder; every few epochs and
+    at the end also all epochs below each other as ``strip.png`` and as the animation ``strip.webp``. Loggers that take
+    pictures get each image as ``samples/NAME``. With averaged weights (EMA), pictures are predicted with the average,
+    as validation is.
     """
 
     def __init__(self, count: int = 6, images: str | None = None, strip_every: int = 10) -> None:
         """Choose the images.
 
         Args:
-            count: How many: the first of the folder.
-            images: The folder, by default of the validation images.
-            strip_every: After how many epochs the strip is written anew; at the end it is in any case.
+            count: Number of images, the first of the folder; 0 draws no pictures.
+            images: Folder of the images, by default the validation images.
+            strip_every: Epochs after which the strip is rewritten; it is always written at the end.
 
         Raises:
-            UserError: If ``count`` or ``strip_every`` is below 1.
+            UserError: If ``count`` is below 0 or ``strip_every`` below 1.
         """
-        if count < 1:
-            raise UserError(f"EpochPictures: count={count} must be at least 1; leave the callback out for no pictures")
+        if count < 0:
+            raise UserError(f"EpochPictures: count={count} must be a number of images, or 0 for no pictures")
         if strip_every < 1:
             raise UserError(f"EpochPictures: strip_every={strip_every} must be at least 1")
         self.count = count
@@ -92,13 +93,17 @@ class EpochPictures(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict and draw, in the first process only."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or self.count == 0:
             return
         task = _task(pl_module)
         datamodule = _datamodule(trainer)
-        pairs = datamodule.pairs("valid") if self.images is None else as_pairs(find_images(Path(self.images)))
-        dataset = datamodule.dataset(pairs[: self.count])
-        shots = [self._shot(task, dataset, index) for index in range(len(dataset))]
+        dataset: ImageDataset
+        if self.images is None:
+            dataset = datamodule.dataset(datamodule.pairs("valid")[: self.count])
+        else:
+            dataset = datamodule.image_dataset(find_images(Path(self.images))[: self.count])
+        with averaged_weights(trainer, task):
+            shots = [self._shot(task, dataset, index) for index in range(len(dataset))]
         epoch = trainer.current_epoch + 1
         panels = write_epoch(self._folder(trainer), epoch, shots, task.palette)
         for shot, picture in zip(shots, panels, strict=True):
@@ -107,8 +112,8 @@ class EpochPictures(Callback):
             write_strip(self._folder(trainer), epoch)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Set all epochs under each other."""
-        if trainer.is_global_zero:
+        """Write all epochs below each other."""
+        if trainer.is_global_zero and self.count > 0:
             write_strip(self._folder(trainer), trainer.current_epoch)
 
     @staticmethod
@@ -116,7 +121,7 @@ class EpochPictures(Callback):
         return _run_dir(trainer) / "epoch_pictures"
 
     @staticmethod
-    def _shot(task: SegmentationTask, dataset: SegmentationDataset, index: int) -> Shot:
+    def _shot(task: SegmentationTask, dataset: ImageDataset, index: int) -> Shot:
         sample = dataset[(0, index)]
         truth = sample["mask"].numpy() if "mask" in sample else None
         image = sample["image"].permute(1, 2, 0).numpy()
@@ -124,10 +129,10 @@ class EpochPictures(Callback):
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write each predicted mask as an index PNG with the palette, and its overlay into ``overlays/`` beside."""
+    """Write each predicted mask as an index PNG with the palette, and its overlay into the subfolder ``overlays/``."""
 
     def __init__(self, out: Path, overlays: bool = True) -> None:
-        """Write into the folder ``out``, which is made if need be; existing masks of the same name are replaced."""
+        """Write into the folder ``out``, creating it if needed; existing masks of the same name are replaced."""
         super().__init__(write_interval="batch")
         self.out = out
         self.overlays = overlays
@@ -144,22 +149,22 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Write the masks of one batch; each process writes its own."""
         palette = _task(pl_module).palette
-        dataset = _datamodule(trainer).dataset([])
+        rules = _datamodule(trainer).rules
         for name, path, mask_index in zip(batch["name"], batch["path"], prediction, strict=True):
             picture = Image.fromarray(mask_index)
             picture.putpalette(palette.flat())
             with atomic_path(self.out / f"{name}.png") as temporary:
                 picture.save(temporary)
             if self.overlays:
-                image, _ = dataset.read(Pair(name, Path(path), None))
+                image = read_image(Path(path), rules)
                 save_picture(self.out / "overlays" / f"{name}.png", overlay(image, mask_index, palette.colors))
 
 
 class ValidationTable(Callback):
-    """Print a table of scores, a row for each class, at the end of a validation while training."""
+    """Print a table of scores, one row per class, after a validation during training."""
 
     def __init__(self, every_n_epochs: int = 1) -> None:
-        """Print it every so many epochs; UserError if that is below 1."""
+        """Print every ``every_n_epochs`` epochs; UserError if that is below 1."""
         if every_n_epochs < 1:
             raise UserError(f"ValidationTable: every_n_epochs={every_n_epochs} must be at least 1")
         self.every_n_epochs = every_n_epochs
@@ -168,8 +173,7 @@ class ValidationTable(Callback):
         """Print the table."""
         is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking and is_due:
-            task = _task(pl_module)
-            print_scores(task.tables["val"], task.palette.names, f"Epoch {trainer.current_epoch + 1}: ")
+            print_scores(_task(pl_module), "val", f"Epoch {trainer.current_epoch + 1}: ")
 
 
 class ScoreWriter(Callback):
@@ -178,20 +182,33 @@ class ScoreWriter(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Print the table."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
-            task = _task(pl_module)
-            print_scores(task.tables["val"], task.palette.names)
+            print_scores(_task(pl_module), "val")
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Print the table and write the file."""
         if trainer.is_global_zero:
             task = _task(pl_module)
-            print_scores(task.tables["test"], task.palette.names)
+            print_scores(task, "test")
             write_json(_run_dir(trainer) / "test_scores.json", task.tables["test"].to_mapping(task.palette.names))
+
+
+@contextmanager
+def averaged_weights(trainer: lightning.Trainer, task: SegmentationTask) -> Iterator[None]:
+    """Give the task the averaged weights while the block runs, if a callback of the Trainer averages them."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    for average in averages:
+        average.on_validation_epoch_start(trainer, task)
+    try:
+        yield
+    finally:
+        for average in reversed(averages):
+            average.on_validation_epoch_end(trainer, task)
 
 
 @torch.no_grad()
 def predict_working_size(task: SegmentationTask, image: torch.Tensor) -> Any:
-    """Return class indices uint8 (H, W) of an image uint8 (C, H, W) at the working size; the mode is kept."""
+    """Return class indices uint8 (H, W) of an image uint8 (C, H, W) at the working size; train or eval mode is kept."""
     was_training = task.network.training
     task.network.eval()
     logits = task.predictor(image[None].to(task.device))
@@ -199,27 +216,20 @@ def predict_working_size(task: SegmentationTask, image: torch.Tensor) -> Any:
     return mask_from_logits(logits)[0].to(torch.uint8).cpu().numpy()
 
 
-def print_scores(table: ScoreTable, names: Sequence[str], prefix: str = "") -> None:
-    """Print a row of scores for each class, and the means, to the terminal; the title begins with ``prefix``."""
-    columns = ("dice", "iou", "precision", "recall")
-    grid = Table("class", *columns, "truth pixels", title=f"{prefix}Scores of {table.images} images")
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for name, scores in zip(names, table.classes, strict=True):
-        grid.add_row(name, *(_shown(getattr(scores, column)) for column in columns), f"{scores.support:,}")
-    console = Console()
-    console.print(grid)
-    console.print(f"mean foreground Dice   {_shown(table.mean_foreground_dice)}   (classes that occur)")
-    console.print(f"mean foreground IoU    {_shown(table.mean_foreground_iou)}")
-    console.print(f"pixel accuracy         {_shown(table.pixel_accuracy)}")
-    console.print(
-        f"dice_coef_multiclass   {_shown(table.dice_coef_multiclass)}   (soft pixel accuracy, despite its name)"
-    )
-    console.print(f"loss                   {_shown(table.loss)}")
+def print_scores(task: SegmentationTask, stage: Stage, prefix: str = "") -> None:
+    """Print a row of scores for each class, and the means; the title begins with ``prefix``."""
+    table = task.tables[stage]
+    columns = metrics_of(per_class=True)
+    scores = [(name, table.of_class(index)) for index, name in enumerate(task.palette.names)]
+    classes = [[name, *(_shown(of_class[metric.key]) for metric in columns)] for name, of_class in scores]
+    means = [[metric.name, _shown(table[metric.key]), metric.note] for metric in table.measured()]
+    title = f"{prefix}Scores of {table.images} images"
+    headers = ["class", *(metric.title for metric in columns)]
+    console.say("", title, console.table(headers, classes), "", console.table(["score", "value", ""], means), "")
 
 
-def _shown(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
+def _shown(value: float | None) -> float | str:
+    return "n/a" if value is None else value
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -232,8 +242,11 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _dice_keys(metrics: dict[str, float]) -> list[str]:
-    return [key for key in metrics if key.endswith("mean_foreground_dice") or key.startswith("val/dice/")]
+def _main_keys(metrics: dict[str, float]) -> list[str]:
+    """Return the logged keys of the main metrics, such as val/mean_foreground_dice and val/dice/crack."""
+    means = {metric.key for metric in metrics_of() if metric.main}
+    of_class = tuple(f"val/{metric.key}/" for metric in metrics_of(per_class=True) if metric.main)
+    return [key for key in metrics if key.partition("/")[2] in means or key.startswith(of_class)]
 
 
 def _run_dir(trainer: lightning.Trainer) -> Path:
@@ -241,13 +254,8 @@ def _run_dir(trainer: lightning.Trainer) -> Path:
 
 
 def _datamodule(trainer: lightning.Trainer) -> SegmentationDataModule:
-    datamodule = getattr(trainer, "datamodule", None)
-    if not isinstance(datamodule, SegmentationDataModule):
-        raise TypeError(f"this callback needs a SegmentationDataModule, not {type(datamodule).__name__}")
-    return datamodule
+    return cast(SegmentationDataModule, trainer.datamodule)  # type: ignore[attr-defined]  # Lightning declares it nowhere
 
 
 def _task(module: lightning.LightningModule) -> SegmentationTask:
-    if not isinstance(module, SegmentationTask):
-        raise TypeError(f"this callback needs a SegmentationTask, not {type(module).__name__}")
-    return module
+    return cast(SegmentationTask, module)

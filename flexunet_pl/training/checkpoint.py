@@ -1,31 +1,14 @@
 """Read checkpoints that may come from anywhere."""
 
-import pickle
-import struct
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flexunet_pl.core.errors import UserError
-
-# What torch's unpickler raises on files that are no checkpoints: it follows whatever their bytes say.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
+from flexunet_pl.core.renamed import current_hyper_parameters
+from flexunet_pl.nn.networks import nested_settings
+from flexunet_pl.nn.weight_files import reading
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -36,15 +19,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: this checkpoint does not exist; check the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of odd files before it raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read as a checkpoint ({reason}); it may be damaged or another kind of file"
-        ) from error
+    with reading(str(path), "a checkpoint", " or another kind of file"):
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
         raise UserError(f"{path}: is no checkpoint of flexunet_pl (weights or hyperparameters are missing)")
+    if not isinstance(settings := content["hyper_parameters"], dict):
+        raise UserError(f"{path}: its hyperparameters are {type(settings).__name__}, not a map; the file is damaged")
+    content["hyper_parameters"] = nested_settings(current_hyper_parameters(settings))
     return content

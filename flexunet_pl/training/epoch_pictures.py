@@ -1,7 +1,8 @@
-"""How a few images fared from epoch to epoch: a sheet an epoch, all epochs under each other, and as an animation."""
+"""Pictures of a few images after every epoch: one sheet per epoch, a strip of all epochs, and an animation."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +27,24 @@ STRIP_TILE = 128
 FRAME_WIDTH, FRAME_MILLISECONDS, LAST_MILLISECONDS = 900, 500, 3000
 
 
+@dataclass(frozen=True)
 class Shot:
     """One image as a model sees it after an epoch.
 
     Attributes:
-        name: Of the image.
+        name: Name of the image.
         image: uint8 (H, W, C).
         truth: uint8 (H, W), None where there is none.
         predicted: uint8 (H, W).
     """
 
-    def __init__(self, name: str, image: UInt8Array, truth: UInt8Array | None, predicted: UInt8Array) -> None:
-        """Keep the four."""
-        self.name, self.image, self.truth, self.predicted = name, image, truth, predicted
+    name: str
+    image: UInt8Array
+    truth: UInt8Array | None
+    predicted: UInt8Array
 
     def panel(self, palette: Palette) -> UInt8Array:
-        """Return image, truth, prediction and errors side by side, or what there is of them, uint8 (H', W', 3)."""
+        """Return image, truth, prediction and errors side by side, uint8 (H', W', 3)."""
         rgb = as_rgb(self.image)
         tiles = [(self.name, rgb)]
         if self.truth is not None:
@@ -56,10 +59,10 @@ def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palett
     """Write the pictures of an epoch: ``epoch_0001.png``, and its row of the strip into ``rows``.
 
     Args:
-        folder: For all epochs.
-        epoch: Its number, from 1.
+        folder: Folder for the pictures of all epochs.
+        epoch: Number of the epoch, from 1.
         shots: The images.
-        palette: What class is what.
+        palette: Names and colours of the classes.
 
     Returns:
         The panel of each image.
@@ -77,15 +80,15 @@ def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palett
             overlay(as_rgb(one.image), one.truth, palette.colors) for one in shots if one.truth is not None
         ]
     for label, tiles in rows.items():
-        shown = f"epoch {epoch}" if label.isdigit() else label
-        save_picture(folder / "rows" / f"{label}.png", labelled_row(shown, tiles, STRIP_TILE))
+        title = f"epoch {epoch}" if label.isdigit() else label
+        save_picture(folder / "rows" / f"{label}.png", labelled_row(title, tiles, STRIP_TILE))
     return panels
 
 
 def write_strip(folder: Path, epochs: int) -> None:
     """Write ``strip.png``, a row an epoch, and ``strip.webp``, a frame an epoch, from what :func:`write_epoch` wrote.
 
-    Pictures of epochs after ``epochs``, left by a run that was broken off, are passed over.
+    Pictures of epochs after ``epochs``, left by an interrupted run, are skipped.
     """
     numbers = [int(path.stem) for path in (folder / "rows").glob("*.png") if re.fullmatch(r"\d+", path.stem)]
     numbers = sorted(number for number in numbers if number <= epochs)

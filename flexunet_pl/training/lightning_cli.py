@@ -1,4 +1,4 @@
-"""fit, validate, test, predict and tune: LightningCLI with flat keys, run folders, and errors that tell the repair."""
+"""fit, validate, test, predict and tune: LightningCLI with flat keys, run folders and clear errors."""
 
 import re
 from pathlib import Path
@@ -10,50 +10,41 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_text
+from flexunet_pl.core.plugins import load_plugins
 from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
+from flexunet_pl.nn.networks import flat_settings, nested_settings
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
-from flexunet_pl.training.data_wait import DataWait
+from flexunet_pl.training.defaults import MONITOR_HELP, PATIENCE_HELP, TRAINER_HELP, DefaultsParser, fill_defaults
 from flexunet_pl.training.log_filter import quieten_lightning
-from flexunet_pl.training.loggers import Speed, check_packages
-from flexunet_pl.training.parser import Parser
+from flexunet_pl.training.loggers import check_packages
+from flexunet_pl.training.parser import MODE, Parser
 from flexunet_pl.training.precision import Trainer
+from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
-from flexunet_pl.training.training_size import check_training_size
 
-# What the task has to know of the data: task parameter -> key under "data" that it comes from.
-SHARED = {
-    "palette": "palette",
-    "in_channels": "channels",
-    "image_size": "image_size",
-    "resize": "resize",
-    "sixteen_bit": "sixteen_bit",
-}
-PATH_KEYS = (
-    "root",
-    "predict_dir",
-    *(f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")),
-)
+# What the task needs to know about the data: task parameter -> its key under "data".
+SHARED = {key: key for key in ("palette", "image_size", "resize", "sixteen_bit")} | {"in_channels": "channels"}
+SPLIT_FOLDERS = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")]
+PATH_KEYS = ("root", "predict_dir", *SPLIT_FOLDERS)
 
 
-def run(arguments: list[str]) -> int:
-    """Run one of the five commands; ``arguments`` begin with its name.
-
-    Returns:
-        The exit code 0.
+def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "TrainerCLI":
+    """Run one of the five commands, with whose name ``arguments`` begin, and return what ran it.
 
     Raises:
-        UserError: For a mistake the user can mend.
+        UserError: For a mistake that the user can fix.
     """
     quieten_lightning()
     try:
         with TemporaryDirectory(prefix="flexunet_pl-") as scratch:
-            TrainerCLI(arguments, Path(scratch))
+            return (cli or TrainerCLI)(arguments, Path(scratch))
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
@@ -61,11 +52,10 @@ def run(arguments: list[str]) -> int:
         raise UserError(
             f"the checkpoint does not fit the network that the keys under model describe ({reason})"
         ) from error
-    return 0
 
 
 class RunConfig(SaveConfigCallback):
-    """Keep the whole config in the run folder, once the data are known to be sound."""
+    """Save the whole config in the run folder, once the data are checked."""
 
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Write ``config.yaml``; Lightning calls this in the first process."""
@@ -78,9 +68,11 @@ class TrainerCLI(LightningCLI):
     """LightningCLI for one task and one DataModule."""
 
     def __init__(self, arguments: list[str], scratch: Path) -> None:
-        """Parse ``arguments``, beginning with the command, and run it; ``scratch`` is for what shall not stay."""
-        self.arguments, self.scratch = arguments, scratch
+        """Parse ``arguments``, beginning with the command, and run it; ``scratch`` is a folder for temporary files."""
+        self.scratch = scratch
+        self.arguments, self.plugins = load_plugins(arguments)
         self.given = {match[1] for word in arguments if (match := re.match(r"--([\w.]+)", word))}
+        options = {"allow_abbrev": False, "parser_mode": MODE, "prog": PROGRAM}
         super().__init__(
             SegmentationTask,
             SegmentationDataModule,
@@ -88,36 +80,36 @@ class TrainerCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             trainer_class=Trainer,
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False},
-            parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False}
-            | {command: {"allow_abbrev": False} for command in self.subcommands()},
+            trainer_defaults={"use_distributed_sampler": False, "devices": None},  # fill_defaults chooses devices
+            parser_class=DefaultsParser,
+            parser_kwargs=options | dict.fromkeys(self.subcommands(), options),
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return the commands, which are methods of the Trainer, and their parameters that are no options."""
+        """Return the commands, which are methods of the Trainer, and those of their parameters that are not options."""
         return LightningCLI.subcommands() | {"tune": {"model", "datamodule"}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:  # noqa: ARG002  Lightning's signature
         """Parse this object's arguments, not those of the process."""
         self.config = parser.parse_args(self.arguments)
+        self.config[self.config.subcommand].plugins = self.plugins
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add trainer, model and data; what the model has to know of the data is not asked for twice."""
+        """Add trainer, model and data; what the model needs to know about the data is no option of the model."""
         parser.add_lightning_class_args(Trainer, "trainer")
+        cast(dict[str, Any], parser.groups)["trainer"].description = TRAINER_HELP
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
-        parser.add_class_arguments(SegmentationTask, "model", skip=set(SHARED), instantiate=False)
+        cast(Parser, parser).add_task_arguments(skip=set(SHARED))
         parser.add_class_arguments(SegmentationDataModule, "data", instantiate=False)
-
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder this run writes to; by default the next free runs/NAME-N, NAME being the config's.",
-        )
+        plugins = "Your own Python files or modules, which register losses or metrics. Same as --plugin, repeatable."
+        parser.add_argument("--plugins", type=list[str], default=[], help=plugins)
+        folder = "Folder this run writes to; by default the next free runs/NAME-N, NAME being the config's."
+        parser.add_argument("--run_dir", type=str | None, default=None, help=folder)
+        parser.add_argument("--monitor", type=str | None, default=None, help=MONITOR_HELP)
+        parser.add_argument("--patience", type=int | None, default=None, help=PATIENCE_HELP)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -128,16 +120,11 @@ class TrainerCLI(LightningCLI):
             parser.set_defaults({"verbose": False})
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})
+            tile = "Predict at native size in tiles of this side, such as 512."
+            overlap = f"How far tiles overlap (default: {DEFAULT_OVERLAP})."
             parser.add_argument("--out", type=str | None, default=None, help="Folder for the predicted masks.")
-            parser.add_argument(
-                "--tile",
-                type=int | None,
-                default=None,
-                help="Predict at native size in tiles of this side, such as 512.",
-            )
-            parser.add_argument(
-                "--overlap", type=int | None, default=None, help=f"How far tiles overlap (default: {DEFAULT_OVERLAP})."
-            )
+            parser.add_argument("--tile", type=int | None, default=None, help=tile)
+            parser.add_argument("--overlap", type=int | None, default=None, help=overlap)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -156,11 +143,11 @@ class TrainerCLI(LightningCLI):
         self._resolve_paths(config)
         if checkpoint is not None:
             config.ckpt_path = str(checkpoint)
-            self._take_settings(config, read_checkpoint(checkpoint)["hyper_parameters"])
+            self._take_settings(config, flat_settings(read_checkpoint(checkpoint)["hyper_parameters"]))
         config.run_dir = str(self.run_dir)
 
     def _resolve_paths(self, config: Namespace) -> None:
-        """Find relative data paths of a config file beside it, or else in the working directory."""
+        """Resolve relative data paths of a config file next to it, or else in the working directory."""
         for key in PATH_KEYS:
             path = config.data.get(key)
             if path is None or f"data.{key}" in self.given:
@@ -170,7 +157,7 @@ class TrainerCLI(LightningCLI):
                 config.data[key] = str(beside[-1])
 
     def _take_settings(self, config: Namespace, hyper_parameters: dict[str, Any]) -> None:
-        """Overwrite what the config files say by what the checkpoint says, and tell what differed, once."""
+        """Overwrite settings of the config files with those of the checkpoint, and print the differences once."""
         defaults = self._parser(self.config.subcommand).get_defaults()
         differences = []
         for key, value in hyper_parameters.items():
@@ -181,18 +168,20 @@ class TrainerCLI(LightningCLI):
             ):
                 continue
             before = config[group][name]
-            # A checkpoint has the weights of its encoder; no file of others is read, and none is named.
-            if name != "encoder_weights" and before not in (value, defaults[group][name]) and not _same(before, value):
+            # Keys of other networks do not matter; a checkpoint has the weights of its encoder and names no file.
+            is_choice = value is not None and name != "encoder_weights" and before != defaults[group][name]
+            if is_choice and before != value and not _same(before, value):
                 differences.append(f"  {place}: {before} in the config, {value} in the checkpoint")
             config[group][name] = value
         if differences:
-            self._tell("The checkpoint differs from the config, and wins:", *differences)
+            self._print("The checkpoint differs from the config, and wins:", *differences)
 
     def before_instantiate_classes(self) -> None:
-        """Point everything that writes to the run folder."""
+        """Fill in the defaults, and make everything write to the run folder."""
         config = self.config[self.subcommand]
+        fill_defaults(config)
         trainer = config.trainer
-        trainer.default_root_dir = str(self.run_dir)
+        earlier, trainer.default_root_dir = trainer.default_root_dir, str(self.run_dir.resolve())
         trainer.use_distributed_sampler = False
         if self.subcommand == "tune":
             # The search ends the training, and does not look at validation images.
@@ -200,20 +189,14 @@ class TrainerCLI(LightningCLI):
         if self.subcommand != "fit":
             trainer.logger = False
             trainer.enable_checkpointing = False
-            trainer.callbacks = [callback for callback in trainer.callbacks or [] if _is_progress_bar(callback)]
+            trainer.callbacks = [callback for callback in trainer.callbacks if _is_progress_bar(callback)]
             if trainer.precision == "auto" and self.subcommand != "tune":
                 trainer.precision = "32-true"  # the scores of exported models
         if trainer.enable_progress_bar is False:  # Lightning would refuse the two together
-            trainer.callbacks = [callback for callback in trainer.callbacks or [] if not _is_progress_bar(callback)]
+            trainer.callbacks = [callback for callback in trainer.callbacks if not _is_progress_bar(callback)]
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         check_packages(loggers)
-        for part, key in [
-            *((part, "save_dir") for part in loggers),
-            *((part, "dirpath") for part in trainer.callbacks or []),
-        ]:
-            place = part.get("init_args", {}).get(key) if isinstance(part, Namespace) else None
-            if place is not None:
-                part.init_args[key] = str((self.run_dir / place).resolve())
+        runs.move_folders([*loggers, *trainer.callbacks], self.run_dir, earlier)
 
     def instantiate_classes(self) -> None:
         """Build the DataModule, the task that fits its data, and the Trainer."""
@@ -227,12 +210,12 @@ class TrainerCLI(LightningCLI):
         if isinstance(config.model.class_weights, str):
             counts = self.datamodule.count_training_pixels()
             config.model.class_weights = class_weights(config.model.class_weights, counts)
-        self.model = task_for(tile, overlap, shared | config.model.as_dict())
+        self.model = task_for(tile, overlap, shared | nested_settings(config.model.as_dict()))
         if self.subcommand in ("fit", "tune"):
-            check_training_size(self.datamodule, self.model.hparams, self.model.size_multiple)
+            self.model.check_training_size(self.datamodule)
         writers: list[lightning.Callback] = []
         if self.subcommand != "tune":
-            writers += [callbacks.ScoreWriter(), DataWait(), Speed()]
+            writers += [callbacks.ScoreWriter(), StepTimer()]
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")
@@ -241,40 +224,40 @@ class TrainerCLI(LightningCLI):
         try:
             self.config_init = self.parser.instantiate(self.config)
         except ValueError as error:
-            raise UserError(f"a logger or callback of the config cannot be made: {_root_of(error)}") from error
+            raise UserError(f"a logger or callback of the config cannot be created: {_root_of(error)}") from error
         self.trainer = self.instantiate_trainer()
         if not runs.is_started_by_lightning():
-            # Before other processes are started: a faulty data set shall end them all with one report.
+            # Before other processes start, so that a faulty data set gives one report and not one per process.
             self.datamodule.prepare(str(self.subcommand))
 
     def before_fit(self) -> None:
-        """Say where the results will be."""
-        self._tell(f"Run folder: {self.run_dir}")
+        """Print the run folder."""
+        self._print(f"Run folder: {self.run_dir}")
 
     def after_fit(self) -> None:
-        """Say where the results are."""
-        self._tell(f"Run folder: {self.run_dir}", f"Best checkpoint: {runs.checkpoint_file(self.run_dir, 'best')}")
+        """Print the run folder and the best checkpoint."""
+        self._print(f"Run folder: {self.run_dir}", f"Best checkpoint: {runs.checkpoint_file(self.run_dir, 'best')}")
 
     def after_test(self) -> None:
         """Print the path of the scores, last."""
-        self._tell(str(self.run_dir / "test_scores.json"))
+        self._print(str(self.run_dir / "test_scores.json"))
 
     def tune(self, **options: Any) -> None:
-        """Search, and say what was found."""
-        self._tell(cast(Trainer, self.trainer).tune(**options))
+        """Search, and print the result."""
+        self._print(cast(Trainer, self.trainer).tune(**options))
 
     def after_predict(self) -> None:
-        """Say where the masks are."""
-        self._tell(f"Masks: {self.config.predict.out}")
+        """Print the folder of the masks."""
+        self._print(f"Masks: {self.config.predict.out}")
 
     @staticmethod
     @rank_zero_only
-    def _tell(*lines: str) -> None:
+    def _print(*lines: str) -> None:
         print("\n".join(lines), flush=True)
 
 
 def _root_of(error: BaseException) -> str:
-    """Return in one line what an error comes from in the end, such as a package that is not installed."""
+    """Return the root cause of an error in one line, such as a package that is not installed."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return " ".join(str(error).split()) or type(error).__name__
@@ -285,7 +268,7 @@ def _is_progress_bar(callback: Namespace) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two settings mean the same: 512 is [512, 512], a tuple is a list, Namespaces are maps."""
+    """Return whether two settings are equal, where 512 is [512, 512], a tuple a list, and a Namespace a dict."""
     plain = [value.as_dict() if isinstance(value, Namespace) else value for value in (one, other)]
     sides = [
         [value, value] if isinstance(value, int) else list(value) if isinstance(value, tuple) else value

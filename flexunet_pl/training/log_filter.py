@@ -1,22 +1,23 @@
-"""What Lightning says although everything is as it should be, and how it is kept from saying it."""
+"""Silence warnings of Lightning that ask for no action."""
 
 import logging
 import warnings
 
 NO_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own use of torch
-    r".*custom batch sampler `ShardedBatches`.*",  # it returns every image once; a test holds it to that
+    r".*custom batch sampler `ShardedBatches`.*",  # it returns every image once, as a test checks
     r".*when using `ckpt_path`, callbacks used to create the checkpoint.*",  # evaluation needs none of them
     r".*does not have many workers.*",  # data.num_workers is the user's choice
     r".*number of training batches .* is smaller than the logging interval.*",
     r".*The dirpath has changed.*",  # a new run that starts from another run's checkpoint has its own best
     r".*Precision .* is not supported by the model summary.*",
+    r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # what is logged is the same in all processes
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
 )
 
 
 def quieten_lightning() -> None:
-    """Leave out warnings that tell the user nothing to mend, and advertisements, for the rest of the process."""
+    """Ignore warnings that need no action, and advertisements, for the rest of the process."""
     for message in NO_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)

@@ -1,7 +1,8 @@
-"""How a network changes from step to step: optimizers by name, and the pace of running statistics."""
+"""Optimizers by name, gradient clipping, and the momentum of BatchNorm statistics."""
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from flexunet_pl.core.errors import UserError, suggestion
 
 
 class _FusedAdam(torch.optim.Adam):
-    """Adam on torch's fused kernel, without the copies which that makes of weights whose channels lie together.
+    """Adam on torch's fused kernel, without its copies of weights in channels_last layout.
 
-    The kernel takes a weight, its gradient and its moments element by element, so contiguous views of them do as well.
+    The kernel works element by element, so contiguous views of a weight, its gradient and its moments give the same.
     """
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
@@ -31,10 +32,6 @@ class _FusedAdam(torch.optim.Adam):
 
 class FusedAdamW(_FusedAdam, torch.optim.AdamW):
     """torch's AdamW on its fused kernel."""
-
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
-        """Start with torch's betas and eps."""
-        super().__init__(params, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 class KerasAdam(_FusedAdam):
@@ -62,7 +59,7 @@ class KerasAdam(_FusedAdam):
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": KerasAdam,
-    "adamw": FusedAdamW,
+    "adamw": partial(FusedAdamW, fused=True),
     "sgd": lambda params, lr, weight_decay: SGD(params, lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True),
 }
 
@@ -85,13 +82,13 @@ def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_
     groups = [group for group in groups if group["params"]]
     optimizer = OPTIMIZERS[name](groups, lr=learning_rate, weight_decay=weight_decay)
     optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
-    # A fused optimizer offers to unscale gradients itself; under mixed precision Lightning then refuses to clip them.
+    # A fused optimizer can unscale gradients itself; with mixed precision Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch declares it nowhere
     return optimizer
 
 
 def _lay_out_as_weights(optimizer: Optimizer) -> None:
-    """Give loaded state the memory order of its weights: fused kernels go through both as they lie in memory."""
+    """Give loaded state the memory layout of its weights, because fused kernels read both in memory order."""
     for weight, state in optimizer.state.items():
         for key, value in state.items():
             if torch.is_tensor(value) and value.shape == weight.shape and value.stride() != weight.stride():
@@ -107,7 +104,7 @@ def clip_by_value(optimizer: Optimizer, limit: float) -> None:
 
 
 def set_batchnorm_momentum(network: nn.Module, momentum: float | None) -> None:
-    """Let each training batch count ``momentum`` (above 0, at most 1) in the running statistics; None changes nothing.
+    """Set the share of a batch in the running statistics (above 0, at most 1); None changes nothing.
 
     Raises:
         UserError: If the number is out of its range, or the network has no BatchNorm.
@@ -118,9 +115,7 @@ def set_batchnorm_momentum(network: nn.Module, momentum: float | None) -> None:
         raise UserError(f"model.batchnorm_momentum={momentum} must be above 0 and at most 1; try 0.1")
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not layers:
-        raise UserError(
-            f"model.batchnorm_momentum={momentum}, but this network has no BatchNorm; leave it out, or set "
-            "model.normalization: true for FlexUNet"
-        )
+        repair = "leave it out, or set model.normalization: true for FlexUNet"
+        raise UserError(f"model.batchnorm_momentum={momentum}, but this network has no BatchNorm; {repair}")
     for layer in layers:
         layer.momentum = momentum

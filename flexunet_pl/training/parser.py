@@ -1,37 +1,58 @@
-"""What a mistyped key of a config or an option is answered with."""
+"""The parser of the five Trainer commands: flat keys for networks, older names, and hints for typos."""
 
 import inspect
-import re
-import sys
-from typing import NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import lightning
+from docstring_parser import parse
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from flexunet_pl.core.errors import suggestion
+from flexunet_pl.core.arguments import fail, hinted, parser_keys
+from flexunet_pl.core.renamed import current_config
+from flexunet_pl.nn.networks import NETWORKS, network_fields
 from flexunet_pl.training import callbacks
+from flexunet_pl.training.task import SegmentationTask
+
+MODE = "flexunet"  # the parser mode that knows older names of keys in configs
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are one message, and which suggests the key that was meant."""
+    """A parser whose errors are one line that suggests the nearest key for a typo."""
+
+    def add_task_arguments(self, skip: set[str]) -> None:
+        """Add the settings of the task, and those of all networks as flat keys beside them."""
+        self.add_class_arguments(SegmentationTask, "model", skip={*skip, "network"}, instantiate=False)
+        self.add_argument("--model.network", type=str, default="flexunet", help=", ".join(NETWORKS))
+        for name, (kind, field) in network_fields().items():
+            self.add_argument(
+                f"--model.{name}", type=get_type_hints(kind)[name] | None, default=None, help=_help(kind, field.name)
+            )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002  jsonargparse's signature
-        """Print ``message`` with a suggestion for each unknown key in it, and exit with 2."""
-        text = " ".join(str(message).split())
-        unknown = re.findall(r"option '([\w.]+)'", text, flags=re.IGNORECASE) + re.findall(r" --([\w.]+)", text)
-        hints = [suggestion(key, self._known_keys() if "." in key else _callback_keys()) for key in unknown]
-        sys.stderr.write(f"error: {text}{''.join(hints)}\n")
-        sys.exit(2)
+        """Print the message and exit with 2."""
+        keys = parser_keys(self)
+        fail(hinted(message, lambda key: keys if "." in key else {*keys, *_callback_keys()}))
 
-    def _known_keys(self) -> set[str]:
-        commands = self._subcommands_action
-        parsers = [self] if commands is None else [self, *commands._name_parser_map.values()]
-        return {action.dest for parser in parsers for action in parser._actions}
+
+def _help(kind: type[Any], name: str) -> str:
+    """Return the description of a field from the docstring of its dataclass."""
+    descriptions = {one.arg_name: one.description or "" for one in parse(kind.__doc__ or "").params}
+    return " ".join(descriptions.get(name, "").split())
+
+
+def _load_yaml(text: str) -> Any:
+    return current_config(get_loader("yaml")(text))
+
+
+set_loader(MODE, _load_yaml)
 
 
 def _callback_keys() -> set[str]:
     """Return the names of the options of all callbacks and loggers a config may hold, to suggest from."""
-    rooms = (lightning.pytorch.callbacks, lightning.pytorch.loggers, callbacks)
+    modules = (lightning.pytorch.callbacks, lightning.pytorch.loggers, callbacks)
     kinds = (lightning.Callback, lightning.pytorch.loggers.Logger)
-    classes = [one for room in rooms for one in vars(room).values() if inspect.isclass(one) and issubclass(one, kinds)]
+    classes = [
+        one for module in modules for one in vars(module).values() if inspect.isclass(one) and issubclass(one, kinds)
+    ]
     return {key for one in classes for key in inspect.signature(one).parameters}

@@ -1,13 +1,17 @@
-"""A Trainer that chooses its precision and can tune, and which precision `auto` means on this machine."""
+"""A Trainer with the precision `auto` and the command tune."""
 
 import logging
+import math
 from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.fabric.connector import _PRECISION_INPUT  # type: ignore[attr-defined]  # Lightning has no public name for it
+from lightning.pytorch.tuner.tuning import Tuner
 
-from flexunet_pl.training.tuning import Sought, tuned
+from flexunet_pl.core.errors import UserError
+
+FEWEST_STEPS = 20  # of a search for a learning rate
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +20,7 @@ class Trainer(lightning.Trainer):
     """Lightning's Trainer, with one more precision."""
 
     def __init__(self, *args: Any, precision: _PRECISION_INPUT | Literal["auto"] | None = None, **kwargs: Any) -> None:
-        """Take what Lightning's Trainer takes.
+        """Accept the arguments of Lightning's Trainer.
 
         Args:
             *args: Lightning's.
@@ -33,24 +37,50 @@ class Trainer(lightning.Trainer):
         self,
         model: lightning.LightningModule,
         datamodule: lightning.LightningDataModule,
-        find: Sought = "learning_rate",
+        find: Literal["learning_rate", "batch_size"] = "learning_rate",
         steps: int = 100,
         largest_batch: int = 64,
     ) -> str:
-        """Find a learning rate or a batch size for this network, data set and machine.
+        """Find a learning rate or a batch size for this network, data set and machine; return it as text.
+
+        The learning rate is the one of a range test (Smith, WACV 2017) where the loss falls fastest while the rate
+        rises from 1e-7 to 1. The batch size is the largest power of two that trains without running out of memory.
+        The Trainer should have no callbacks that write; the model does not change.
 
         Args:
             model: The task.
             datamodule: Its data.
-            find: What to look for: learning_rate or batch_size.
-            steps: Training steps of the search for a learning rate.
-            largest_batch: Where the search for a batch size ends.
+            find: learning_rate or batch_size.
+            steps: Training steps of the search for a learning rate, at least 20.
+            largest_batch: The largest batch size to try, at least 1.
+
+        Raises:
+            UserError: If a number is out of its range, or the losses of the range test suggest nothing.
         """
-        return tuned(self, model, datamodule, find, steps, largest_batch)
+        tuner = Tuner(self)
+        if find == "batch_size":
+            if largest_batch < 1:
+                raise UserError(f"--largest_batch {largest_batch} must be at least 1")
+            trials = int(math.log2(largest_batch)) + 1
+            size = tuner.scale_batch_size(model, datamodule=datamodule, init_val=1, max_trials=trials)
+            why = "the largest power of two that was tried" if size == 2 ** (trials - 1) else "the largest that fits"
+            return f"Batch size {size}: {why}.\nTo use it: --data.batch_size {size}"
+        if steps < FEWEST_STEPS:
+            raise UserError(f"--steps {steps} must be at least {FEWEST_STEPS}, as the first ten losses are skipped")
+        search = tuner.lr_find(
+            model, datamodule=datamodule, min_lr=1e-7, max_lr=1.0, num_training=steps, update_attr=False
+        )
+        rate = None if search is None else search.suggestion()
+        if rate is None:
+            raise UserError(f"--steps {steps} gave too few finite losses to suggest a learning rate; try more steps")
+        return (
+            f"Learning rate {rate:.2g}: where the loss fell fastest in {steps} steps.\n"
+            f"To use it: --model.learning_rate {rate:.2g}"
+        )
 
 
 def automatic_precision(accelerator: str) -> tuple[Literal["bf16-mixed", "32-true"], str]:
-    """Return Lightning's name of the precision to train with, and the reason in words.
+    """Return Lightning's name of the precision to train with, and the reason.
 
     bf16 mixed precision where the hardware multiplies matrices in bf16: CPUs with AMX or AVX512-BF16, GPUs from Ampere
     on. Weights, optimizer and loss stay in float32.
@@ -64,14 +94,14 @@ def automatic_precision(accelerator: str) -> tuple[Literal["bf16-mixed", "32-tru
             return "bf16-mixed", f"{name} computes in bf16"
         return "32-true", f"{name} does not compute in bf16"
     if accelerator not in ("auto", "cpu") or (accelerator == "auto" and torch.backends.mps.is_available()):
-        return "32-true", f"the accelerator {accelerator} is not known to gain by bf16"
+        return "32-true", f"the accelerator {accelerator} is not known to be faster in bf16"
     if feature := bf16_feature():
         return "bf16-mixed", f"this CPU has {feature}"
     return "32-true", "this CPU has neither AMX nor AVX512-BF16"
 
 
 def bf16_feature() -> str | None:
-    """Return what this CPU multiplies bf16 matrices with, None if with nothing."""
+    """Return the bf16 instructions of this CPU, None if it has none."""
     # torch has no public name for these.
     if torch.cpu._is_amx_tile_supported():
         return "AMX"

@@ -1,8 +1,11 @@
-"""Run folders: where a run writes, and which of its checkpoints a command means."""
+"""Run folders: where a run writes, and which checkpoint a command uses."""
 
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
 
 from flexunet_pl.core.errors import UserError
 
@@ -16,12 +19,28 @@ def checkpoint_file(run_dir: Path, which: str) -> Path:
     return run_dir / CHECKPOINTS / f"{which}.ckpt"
 
 
+def find_checkpoint(path: Path) -> Path:
+    """Return a checkpoint file itself, or the best checkpoint of a run folder, or else its last.
+
+    Raises:
+        UserError: If there is none.
+    """
+    candidates = [path, *(checkpoint_file(path, which) for which in NAMED_CHECKPOINTS)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(
+        f"{path}: no model there; give a run folder, a checkpoint (.ckpt), a bundle (a folder with model.onnx) or an "
+        ".onnx file"
+    )
+
+
 def run_for_training(run_dir: str | None, name: str | None, ckpt_path: str | None) -> tuple[Path, Path | None]:
-    """Return the folder that fit shall write to, and the checkpoint to resume from if any.
+    """Return the folder that fit writes to, and the checkpoint to resume from, if any.
 
     Args:
-        run_dir: The folder asked for, or None: the next free ``runs/NAME-N``, or the newest to resume.
-        name: NAME, from the config; None without one.
+        run_dir: The folder given by the user; None takes the next free ``runs/NAME-N``, or the newest to resume.
+        name: NAME of the config, None without a config.
         ckpt_path: None, "last", "best", or a file.
 
     Raises:
@@ -33,17 +52,17 @@ def run_for_training(run_dir: str | None, name: str | None, ckpt_path: str | Non
     folder = Path(run_dir) if run_dir is not None else next_run(name)
     if run_dir is not None and checkpoint_file(folder, "last").is_file() and not is_started_by_lightning():
         raise UserError(
-            f"{folder}: this run folder already holds a run; go on with it by --ckpt_path last, or choose another "
+            f"{folder}: this run folder already holds a run; resume it with --ckpt_path last, or choose another "
             "--run_dir"
         )
     return folder, None if ckpt_path is None else _existing(Path(ckpt_path))
 
 
 def run_for_evaluation(run_dir: str | None, name: str | None, ckpt_path: str | None) -> tuple[Path, Path]:
-    """Return the folder that validate, test and predict shall write to, and the checkpoint they use.
+    """Return the folder that validate, test and predict write to, and the checkpoint they use.
 
-    Without a checkpoint it is the best one of the run folder, or of the newest run of that name. The folder of a
-    checkpoint that lies in a run folder is this run folder.
+    By default the checkpoint is the best one of the run folder, or of the newest run of that name. A checkpoint inside
+    a run folder writes to that run folder.
 
     Raises:
         UserError: If there is no such checkpoint.
@@ -88,8 +107,23 @@ def next_run(name: str | None) -> Path:
 
 
 def announce(run_dir: Path) -> None:
-    """Tell the processes that Lightning starts for other devices which folder this run writes to."""
+    """Pass the run folder to the processes that Lightning starts for other devices."""
     os.environ["FLEXUNET_RUN_DIR"] = str(run_dir)
+
+
+def move_folders(parts: list[Any], run_dir: Path, earlier: str | None) -> None:
+    """Make the folders of loggers and callbacks absolute, in place; relative ones are in ``run_dir``.
+
+    So are those in the run folder ``earlier``, which a config.yaml of a run names: a new run leaves the old one alone.
+    """
+    for part in parts:
+        options = part.get("init_args") if isinstance(part, Namespace) else None
+        for key in ("save_dir", "dirpath"):
+            if isinstance(options, Namespace) and options.get(key) is not None:
+                folder = Path(options[key])
+                if earlier is not None and folder.is_relative_to(Path(earlier).resolve()):
+                    folder = folder.relative_to(Path(earlier).resolve())
+                options[key] = str((run_dir / folder).resolve())
 
 
 def is_started_by_lightning() -> bool:

@@ -1,4 +1,4 @@
-"""How the learning rate changes: schedules by name, over the steps of a run or over its time."""
+"""Learning rate schedules by name, over the steps of a run or over its time."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from flexunet_pl.core.errors import UserError, suggestion
 
-# What a run that only time ends is divided into; its schedule moves on in these and not in steps.
+# A run that only max_time ends is divided into this many parts, which take the place of steps.
 PARTS_OF_TIME = 10_000
 
 
@@ -34,11 +34,20 @@ def warm_cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LR
     return LambdaLR(optimizer, factor)
 
 
+class OneCycle(OneCycleLR):
+    """torch's one-cycle schedule; a resumed run that is to last longer goes on in the cycle of its new length."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the position, but not the length of the cycle, which the Trainer determines."""
+        length = {key: self.__dict__[key] for key in ("total_steps", "_schedule_phases")}
+        super().load_state_dict(state_dict | length)
+
+
 def one_cycle(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
     """Return torch's one-cycle schedule up to the optimizer's rate; a rise of ``warmup_steps``, 30 % of all if 0."""
     share = warmup_steps / total_steps if warmup_steps else 0.3
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=share)
+    return OneCycle(optimizer, max_lr=peaks, total_steps=total_steps, pct_start=share)
 
 
 # Schedules that change the rate in each step; "constant" and "plateau" do not.
@@ -62,17 +71,17 @@ def check_schedule(name: str, warmup: float, plateau_factor: float, plateau_pati
             f"model.warmup_steps={warmup} must be a whole number of steps, or below 1 a share of the run such as 0.05"
         )
     if not 0 < plateau_factor < 1:
-        raise UserError(f"model.plateau_factor={plateau_factor} must lie between 0 and 1")
+        raise UserError(f"model.plateau_factor={plateau_factor} must be between 0 and 1")
     if plateau_patience < 1:
         raise UserError(f"model.plateau_patience={plateau_patience} must be at least 1")
 
 
 def build_schedule(optimizer: Optimizer, task: lightning.LightningModule) -> OptimizerLRScheduler:
-    """Return the optimizer with the schedule that the task's hyperparameters describe, as Lightning takes it.
+    """Return the optimizer with the schedule of the task's hyperparameters, in Lightning's form.
 
     Args:
         optimizer: Its rates are the peaks.
-        task: Whose Trainer's ``max_epochs``, ``max_steps`` or ``max_time``, whichever comes first, ends the schedule;
+        task: Its Trainer ends the schedule with ``max_epochs``, ``max_steps`` or ``max_time``, whichever comes first;
             constant and plateau need no Trainer.
 
     Raises:
@@ -95,8 +104,8 @@ def build_schedule(optimizer: Optimizer, task: lightning.LightningModule) -> Opt
             )
         if warmup >= 1:
             raise UserError(
-                f"model.warmup_steps={warmup:g} counts steps, but only trainer.max_time ends this run; give the share "
-                "of it that shall be warm-up, such as 0.05"
+                f"model.warmup_steps={warmup:g} counts steps, but only trainer.max_time ends this run; give a share of "
+                "the run, such as 0.05"
             )
         total_steps = PARTS_OF_TIME
     warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)
@@ -107,12 +116,12 @@ def build_schedule(optimizer: Optimizer, task: lightning.LightningModule) -> Opt
 
 
 def step_schedule(scheduler: Any, trainer: lightning.Trainer) -> None:
-    """Move a step schedule on by one step, or to where the time that went by has brought it, if that is further."""
+    """Advance a step schedule by one step, or to the position of the elapsed time if that is further."""
     timer, steps = _timer(trainer), trainer.estimated_stepping_batches
     if timer is not None:
         total_steps = PARTS_OF_TIME if steps == float("inf") else int(steps)
         elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
-        # Processes whose clocks differ would train with different rates.
+        # Without this, processes whose clocks differ would train with different rates.
         share = trainer.strategy.broadcast(min(1.0, elapsed / max(elapsed + left, 1e-9)))
         position = int(share * total_steps)
         if steps != float("inf"):

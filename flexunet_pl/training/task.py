@@ -1,4 +1,4 @@
-"""The LightningModule: a network, a loss, an optimizer and scores, one step for all stages."""
+"""The LightningModule: a network, its loss, optimizer and scores, with one step for all stages."""
 
 import inspect
 import os
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
@@ -20,13 +21,13 @@ from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.inference.onnx_infer import without_small_regions
-from flexunet_pl.nn.losses import build_loss
+from flexunet_pl.nn.losses import LOSSES, build_loss
+from flexunet_pl.nn.metric_registry import PRIMARY
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
 from flexunet_pl.nn.networks import build_network, checked_num_classes
 from flexunet_pl.nn.tta import FlipTTA
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
-from flexunet_pl.training.training_size import check_training_size
 
 Stage = Literal["train", "val", "test"]
 Batch = dict[str, Any]
@@ -37,29 +38,46 @@ class SegmentationTask(lightning.LightningModule):
 
     Attributes:
         network: The network; plain torch, without softmax.
-        palette: What class is what.
+        palette: The classes and their colours.
         sizing: The working size and how images get there.
+
+    Args:
+        palette: Class names and colours, background first; the command line takes it from ``data``.
+        num_classes: Output channels; by default as the palette says. 1 gives two classes one sigmoid channel.
+        network: A name in ``nn.networks``, or a map of ``name`` and settings, which the command line builds.
+        in_channels: Channels of the images; the command line takes it from ``data.channels``.
+        image_size: Working size, one side or [height, width]; the command line takes it from ``data``.
+        resize: How images get to the working size; the command line takes it from ``data``.
+        sixteen_bit: How 16-bit images become 8-bit; the command line takes it from ``data``.
+        loss: Weight of each loss by name, such as {cross_entropy: 1.0, dice: 1.0}. By default cross_entropy alone,
+            binary_cross_entropy with one channel.
+        class_weights: Weight of each class in cross_entropy, in the order of the palette; on the command line also
+            median_frequency or effective_number, which count the training masks.
+        optimizer: adam (in Keras' form), adamw or sgd.
+        learning_rate: The rate, or its peak.
+        weight_decay: Decay of the weights, except biases and normalisation.
+        schedule: constant, plateau, cosine or one_cycle.
+        warmup_steps: Steps in which cosine and one_cycle rise to the learning rate; below 1 a share of the run.
+        plateau_factor: plateau multiplies the rate by this.
+        plateau_patience: Epochs without a lower validation loss before plateau does so.
+        batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
+        min_region_area: Smallest defect in pixels, at an image's own size. Test, predict, infer and report make smaller
+            ones background; training and validation keep them.
+        tta: Test-time augmentation: predict with the mean logits of an image and its mirror image, twice the work.
+
+    Raises:
+        UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
     """
 
     def __init__(
         self,
         palette: dict[str, list[int]],
         num_classes: int | None = None,
-        network: str = "flexunet",
+        network: dict[str, Any] | str = "flexunet",
         in_channels: int = 3,
         image_size: int | tuple[int, int] = 512,
         resize: str = "stretch",
         sixteen_bit: str | None = None,
-        base_filters: int | None = None,
-        base_kernel: int | None = None,
-        num_layers: int | None = None,
-        dropout: float | None = None,
-        dilation: int | None = None,
-        activation: str | None = None,
-        normalization: bool | str | None = None,
-        input_normalize: bool | None = None,
-        encoder: str | None = None,
-        encoder_weights: str | None = None,
         loss: dict[str, Any] | None = None,
         class_weights: list[float] | str | None = None,
         optimizer: str = "adam",
@@ -73,48 +91,7 @@ class SegmentationTask(lightning.LightningModule):
         min_region_area: int = 0,
         tta: bool = False,
     ) -> None:
-        """Build the network, the loss and the scores.
-
-        Args:
-            palette: Class names and colours, background first; the command line takes it from ``data``.
-            num_classes: Output channels; by default as the palette says. 1 gives two classes one sigmoid channel.
-            network: flexunet, unet, unetplusplus, deeplabv3plus, segformer, upernet, manet, linknet, fpn, pspnet, pan
-                or dpt.
-            in_channels: Channels of the images; the command line takes it from ``data.channels``.
-            image_size: Working size, one side or [height, width]; the command line takes it from ``data``.
-            resize: How images get to the working size; the command line takes it from ``data``.
-            sixteen_bit: How 16-bit images become 8-bit; the command line takes it from ``data``.
-            base_filters: Filters of the top level; they double from level to level. FlexUNet only; default 16.
-            base_kernel: Kernel side of the top level; it shrinks by 2 a level down to 3. FlexUNet only; default 9.
-            num_layers: Levels, the bridge included. FlexUNet only; default 6.
-            dropout: Dropout rate, multiplied by the level. FlexUNet only; default 0.04.
-            dilation: Dilation of the top level; it shrinks by 1 a level down to 1. FlexUNet only; default 1.
-            activation: One of relu, mish, gelu, silu, elu, leaky_relu. FlexUNet only; default relu.
-            normalization: true puts BatchNorm behind each activation, group GroupNorm. FlexUNet only; default False.
-            input_normalize: Whether the network divides its input by 255. FlexUNet only; default False.
-            encoder: Encoder of a network other than FlexUNet: a name of segmentation-models-pytorch, or tu- and a name
-                of timm. Default resnet34, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
-            encoder_weights: File with weights for the encoder, or the name of published ones (imagenet), which are
-                fetched. By default none: training begins with random weights.
-            loss: Weight of each loss by name, such as {cross_entropy: 1.0, dice: 1.0}. By default cross_entropy alone,
-                binary_cross_entropy with one channel.
-            class_weights: Weight of each class in cross_entropy, in the order of the palette; on the command line also
-                median_frequency or effective_number, which count the training masks.
-            optimizer: adam (in Keras' form), adamw or sgd.
-            learning_rate: The rate, or its peak.
-            weight_decay: Decay of the weights, biases and normalisation excepted.
-            schedule: constant, plateau, cosine or one_cycle.
-            warmup_steps: Steps in which cosine and one_cycle rise to the learning rate; below 1 a share of the run.
-            plateau_factor: What plateau multiplies the rate with.
-            plateau_patience: Epochs without a lower validation loss until plateau does so.
-            batchnorm_momentum: Share of a batch in running statistics; FlexUNet's own is 0.01, as in Keras.
-            min_region_area: Pixels that defects which hang together must have at an image's own size; smaller ones are
-                made background by test, predict, infer and report, not in training and validation.
-            tta: Whether to predict with the mean of the logits of an image and its mirror image: twice the work.
-
-        Raises:
-            UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
-        """
+        """Build the network, the loss and the scores; see the class for the arguments."""
         super().__init__()
         self.palette = Palette.from_mapping(palette)
         num_classes = checked_num_classes(num_classes, len(self.palette))
@@ -124,36 +101,25 @@ class SegmentationTask(lightning.LightningModule):
             )
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
-        given = {
-            "base_filters": base_filters,
-            "base_kernel": base_kernel,
-            "num_layers": num_layers,
-            "dropout": dropout,
-            "dilation": dilation,
-            "activation": activation,
-            "normalization": normalization,
-            "input_normalize": input_normalize,
-            "encoder": encoder,
-            "encoder_weights": encoder_weights,
-        }
-        self.network, settings = build_network(network, num_classes, in_channels, given)
+        self.network, settings = build_network(network, num_classes, in_channels)
         optim.set_batchnorm_momentum(self.network, batchnorm_momentum)
-        # Convolutions are faster on pixels whose channels lie together, in bf16 twice.
+        # Convolutions are faster in channels_last: twice as fast in bf16.
         self.network.to(memory_format=torch.channels_last)
         self.size_multiple = self.network.size_multiple
         schedules.check_schedule(schedule, warmup_steps, plateau_factor, plateau_patience)
-        optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)  # here, not when training begins
-        if loss is None:
-            loss = {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}
+        optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)  # a wrong value fails here
+        loss = _default_loss(num_classes) if loss is None else loss
         if isinstance(class_weights, str):
             raise UserError(f"model.class_weights={class_weights!r} must be numbers here; the command line counts them")
         self.criterion = build_loss(loss, num_classes, class_weights)
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.palette)) for _ in range(3))
+        # Not reduced by Lightning: it reduces when a value is read, and the progress bar reads in one process only.
+        self.train_loss = MeanMetric()
         self.tables: dict[Stage, ScoreTable] = {}
         self.save_hyperparameters()
         self.save_hyperparameters(
-            settings
-            | {
+            {
+                "network": settings,
                 "palette": self.palette.to_mapping(),
                 "num_classes": num_classes,
                 "image_size": [height, width],
@@ -170,8 +136,11 @@ class SegmentationTask(lightning.LightningModule):
         """
         content = read_checkpoint(path)
         known = inspect.signature(cls).parameters.keys()
+        given = content["hyper_parameters"] | changes
+        if not set(given.get("loss") or ()) <= LOSSES.keys():
+            # The loss of a plugin, which predicting does not need.
+            given |= {"loss": None, "class_weights": None}
         try:
-            given = content["hyper_parameters"] | changes
             task = cls(**{key: value for key, value in given.items() if key in known})
             task.load_state_dict(content["state_dict"])
         except (TypeError, AttributeError, RuntimeError) as error:
@@ -183,7 +152,20 @@ class SegmentationTask(lightning.LightningModule):
         """Check before training that the size of the images fits the network."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(datamodule, SegmentationDataModule):
-            check_training_size(datamodule, self.hparams, self.size_multiple)
+            self.check_training_size(datamodule)
+
+    def check_training_size(self, datamodule: SegmentationDataModule) -> None:
+        """Raise a UserError if the size of training images is no multiple of the network's total downsampling."""
+        size, step, network = datamodule.training_size, self.size_multiple, self.hparams["network"]
+        if size is None or all(side % step == 0 for side in size):
+            return
+        key = "image_size" if datamodule.crop_size is None else "crop_size"
+        fitting = [-(-side // step) * step for side in size]
+        sides, repaired = (sizes[0] if sizes[0] == sizes[1] else list(sizes) for sizes in (size, fitting))
+        which = f"num_layers={network['num_layers']}" if "num_layers" in network else f"network={network['name']}"
+        raise UserError(
+            f"data.{key}={sides} must be a multiple of {step} to train this network ({which}); try {repaired}"
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W)."""
@@ -192,14 +174,22 @@ class SegmentationTask(lightning.LightningModule):
 
     @property
     def predictor(self) -> nn.Module:
-        """The network as it is used to predict, which ``tta`` changes."""
+        """The network that predicts: with ``tta`` it also looks at the mirror image."""
         return FlipTTA(self.network) if self.hparams["tta"] else self.network
+
+    @torch.inference_mode()
+    def run_arrays(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """Map images uint8 (N, H, W, C) to what exported models return: probabilities float32, 0..1, and mask uint8."""
+        logits = self(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)).float()
+        both = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+        mask = mask_from_logits(logits).to(torch.uint8)
+        return {"probabilities": both.permute(0, 2, 3, 1).cpu().numpy(), "mask": mask.cpu().numpy()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
 
-        Dropout is drawn from (seed, epoch, process), so that a resumed run goes on as an uninterrupted one; here and
-        not in on_train_epoch_start, which Lightning leaves out in the epoch it resumes with.
+        Dropout is seeded by (seed, epoch, process), so that a resumed run equals an uninterrupted one. This is not done
+        in on_train_epoch_start, which Lightning skips in the epoch it resumes with.
         """
         if batch_idx == 0:
             entropy = [int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, self.global_rank]
@@ -223,9 +213,8 @@ class SegmentationTask(lightning.LightningModule):
         if stage == "train":
             loss: Tensor = self.criterion(logits, mask)
             self.train_scores.update_masks(mask_from_logits(logits), mask)
-            self.log(
-                "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(mask), sync_dist=True
-            )
+            self.train_loss.update(loss.detach(), len(mask))
+            self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
             return loss
         losses = self.criterion.per_image(logits, mask)
         if stage == "val":
@@ -247,10 +236,12 @@ class SegmentationTask(lightning.LightningModule):
 
         The plateau is handled here and not by Lightning so that the checkpoint of this epoch already holds it.
         """
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
         self._log_scores(self.train_scores, "train")
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and "val" in self.tables:
-            scheduler.step(self.tables.pop("val").loss or 0.0)
+            scheduler.step(self.tables.pop("val")["loss"] or 0.0)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation images."""
@@ -266,21 +257,11 @@ class SegmentationTask(lightning.LightningModule):
     def _log_scores(self, scores: Scores, stage: Stage) -> None:
         table = self.tables[stage] = scores.compute()
         scores.reset()
-        numbers = {
-            "mean_foreground_dice": table.mean_foreground_dice,
-            "mean_foreground_iou": table.mean_foreground_iou,
-            "pixel_accuracy": table.pixel_accuracy,
-        }
-        if stage != "train":
-            numbers |= {"loss": table.loss, "dice_coef_multiclass": table.dice_coef_multiclass}
-        for name, one in zip(self.palette.names, table.classes, strict=True):
-            numbers[f"dice/{name}"] = one.dice
-        for key, value in numbers.items():
-            if value is not None:
-                self.log(f"{stage}/{key}", value, prog_bar=key == "mean_foreground_dice" and stage == "val")
+        for key, value in table.to_log(self.palette.names).items():
+            self.log(f"{stage}/{key}", value, prog_bar=key == PRIMARY and stage == "val")
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the schedule, but for the plateau, which :meth:`on_train_epoch_end` steps."""
+        """Step the schedule, except the plateau, which :meth:`on_train_epoch_end` steps."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             schedules.step_schedule(scheduler, self.trainer)
 
@@ -304,3 +285,7 @@ class SegmentationTask(lightning.LightningModule):
             settings["optimizer"], self.network, settings["learning_rate"], settings["weight_decay"]
         )
         return schedules.build_schedule(optimizer, self)
+
+
+def _default_loss(num_classes: int) -> dict[str, Any]:
+    return {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}

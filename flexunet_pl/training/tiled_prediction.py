@@ -1,4 +1,4 @@
-"""Prediction in overlapping tiles at native size, blended by the code that exported models use."""
+"""Predict in overlapping tiles at native size, blended by the code of exported models."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from flexunet_pl.training.task import Batch, SegmentationTask
 
 
 class TiledTask(SegmentationTask):
-    """A task that predicts in tiles; all else is as before.
+    """A task that predicts in tiles, and otherwise equals its parent.
 
     Attributes:
         tiling: Side and overlap of the tiles; :func:`task_for` makes one that fits the network.
@@ -26,16 +26,11 @@ class TiledTask(SegmentationTask):
 
     def _mask_in_tiles(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
         pixels = image.permute(1, 2, 0).cpu().numpy()
-        blocks = tiled_rows(iter([pixels]), pixels.shape[:2], self._probabilities, self.tiling)
+        blocks = tiled_rows(
+            iter([pixels]), pixels.shape[:2], lambda tile: self.run_arrays(tile)["probabilities"], self.tiling
+        )
         mask = np.concatenate([most_probable(block) for block in blocks])
         return without_small_regions(mask, self.hparams["min_region_area"])
-
-    def _probabilities(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Map a tile uint8 (1, h, w, C) to probabilities float32 (1, h, w, K)."""
-        logits = self(torch.from_numpy(tile).permute(0, 3, 1, 2).to(self.device)).float()
-        both = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-        probabilities: npt.NDArray[np.float32] = both.permute(0, 2, 3, 1).cpu().numpy()
-        return probabilities
 
 
 def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ UInt8Array = npt.NDArray[np.uint8]
 GAP = 6
 PAPER = (250, 250, 250)
 INK = (32, 32, 32)
-# Colours told apart by people with any kind of colour vision (Okabe and Ito).
+# Colours for every kind of colour vision (Okabe and Ito).
 MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "invented", "wrong class", "right"
 ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
 BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -57,17 +58,10 @@ def overlay(image: UInt8Array, mask_index: UInt8Array, colors: npt.ArrayLike, op
 
 
 def error_overlay(image: UInt8Array, truth: UInt8Array, predicted: UInt8Array) -> UInt8Array:
-    """Lay what a prediction got wrong over an image: missed, invented, wrong class; what is right has a contour only.
+    """Lay what a prediction got wrong over an image, in ERROR_COLORS; what is right has a contour only.
 
-    The colours are ERROR_COLORS, which people with any kind of colour vision tell apart.
-
-    Args:
-        image: uint8 (H, W, C).
-        truth: Class indices uint8 (H, W); nothing is drawn where it is 255 (ignore).
-        predicted: Class indices uint8 (H, W).
-
-    Returns:
-        uint8 (H, W, 3).
+    Image uint8 (H, W, C), truth and prediction uint8 (H, W), to uint8 (H, W, 3); nothing is drawn where the truth is
+    255 (ignore).
     """
     found = np.zeros(truth.shape, dtype=np.uint8)
     found[(truth != 0) & (predicted == 0)] = 1
@@ -75,7 +69,7 @@ def error_overlay(image: UInt8Array, truth: UInt8Array, predicted: UInt8Array) -
     found[(truth != 0) & (predicted != 0)] = 3
     found[(truth != 0) & (predicted == truth)] = 4
     found[truth == 255] = 255
-    dimmed = as_rgb(image) // 2 + 40  # greyed a little, so that the colours stand out on any surface
+    dimmed = as_rgb(image) // 2 + 40  # greyed a little: the colours stand out on any surface
     laid = overlay(dimmed, np.where(found == 4, 0, found), _ERROR_TABLE, opacity=0.7)
     edge = contour(found) & (found == 4)
     laid[edge] = ERROR_COLORS[RIGHT]
@@ -94,15 +88,18 @@ def contour(mask_index: UInt8Array) -> npt.NDArray[np.bool_]:
     return edge
 
 
+def scaled_to(height: int, rgb: UInt8Array, how: Image.Resampling, gap: int | None = None) -> Image.Image:
+    """Return a picture uint8 (H, W, 3) scaled to ``height`` pixels; ``gap`` as for Pillow's ``reducing_gap``."""
+    width = max(1, round(rgb.shape[1] * height / rgb.shape[0]))
+    return Image.fromarray(rgb).resize((width, height), how, reducing_gap=gap)
+
+
 def panel(tiles: Sequence[tuple[str, UInt8Array]], height: int = 256) -> UInt8Array:
     """Set titled pictures uint8 (H, W, 3) side by side, each scaled to ``height`` pixels; returns uint8 (H', W', 3)."""
     letters = max(11, height // 16)
     font = ImageFont.load_default(size=letters)
     band = round(letters * 1.6)
-    scaled = []
-    for _, rgb in tiles:
-        width = max(1, round(rgb.shape[1] * height / rgb.shape[0]))
-        scaled.append(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+    scaled = [scaled_to(height, rgb, Image.Resampling.BILINEAR) for _, rgb in tiles]
     canvas = Image.new("RGB", (sum(tile.width + GAP for tile in scaled) + GAP, height + band + GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
     left = GAP
@@ -117,9 +114,7 @@ def labelled_row(label: str, tiles: Sequence[UInt8Array], height: int) -> UInt8A
     """Set pictures uint8 (H, W, 3), scaled to ``height``, side by side after a label; returns uint8 (H', W', 3)."""
     font = ImageFont.load_default(size=14)
     band = 84
-    scaled = [
-        Image.fromarray(rgb).resize((max(1, round(rgb.shape[1] * height / rgb.shape[0])), height)) for rgb in tiles
-    ]
+    scaled = [scaled_to(height, rgb, Image.Resampling.BICUBIC) for rgb in tiles]
     canvas = Image.new("RGB", (band + sum(tile.width + GAP for tile in scaled), height + GAP), PAPER)
     ImageDraw.Draw(canvas).text((GAP, height / 2), label, fill=INK, font=font, anchor="lm")
     left = band
@@ -137,7 +132,7 @@ def sheet(rows: Sequence[UInt8Array]) -> UInt8Array:
 
 
 def legend(names: Sequence[str], colors: npt.ArrayLike, width: int = 800) -> UInt8Array:
-    """Draw a legend of class names beside their colours, wrapped to ``width`` pixels; returns uint8 (H, width, 3)."""
+    """Draw a legend of colours and class names, wrapped to ``width`` pixels; returns uint8 (H, width, 3)."""
     font = ImageFont.load_default(size=14)
     swatch, line = 14, 24
     places = []
@@ -158,13 +153,9 @@ def legend(names: Sequence[str], colors: npt.ArrayLike, width: int = 800) -> UIn
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], title: str) -> UInt8Array:
     """Draw lines through points (epoch, value), one line a name, with a legend; returns uint8 (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that few need
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator  # half a second that few need
 
-    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    canvas, axes = _axes(8, 4.5)
     for place, (name, points) in enumerate(series.items()):
         color, style = BARS[place % len(BARS)], DASHES[place // len(BARS) % len(DASHES)]
         (line,) = axes.plot(*zip(*points, strict=True), label=name, marker="o", markersize=3)
@@ -172,10 +163,7 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], title: str) 
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.3)
-    if series:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+    return _drawn(canvas, axes, has_legend=bool(series))
 
 
 def bar_chart(
@@ -189,14 +177,9 @@ def bar_chart(
         ylabel: What the values are.
         logarithmic: Whether a step up means ten times as much; a value of 0 has no bar.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that few need
-    from matplotlib.figure import Figure
-
     groups = list(next(iter(series.values()), {}))
     width = 0.84 / max(len(series), 1)
-    figure = Figure(figsize=(min(max(8.0, 1.1 * len(groups)), 60.0), 4), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    canvas, axes = _axes(min(max(8.0, 1.1 * len(groups)), 60.0), 4)
     for place, (name, values) in enumerate(series.items()):
         at = [group + (place - (len(series) - 1) / 2) * width for group in range(len(groups))]
         bars = axes.bar(at, [values[group] for group in groups], width, label=name, color=BARS[place % len(BARS)])
@@ -209,7 +192,20 @@ def bar_chart(
     axes.margins(y=0.12)
     if logarithmic and any(value > 0 for values in series.values() for value in values.values()):
         axes.set_yscale("log")
-    if series:
+    return _drawn(canvas, axes, has_legend=bool(series))
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    """Return a canvas of matplotlib, sides in inches, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second that few need
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasAgg(Figure(figsize=(width, height), dpi=110, layout="constrained"))
+    return canvas, canvas.figure.add_subplot()
+
+
+def _drawn(canvas: Any, axes: Any, *, has_legend: bool) -> UInt8Array:
+    if has_legend:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
@@ -223,12 +219,11 @@ def save_picture(path: Path, rgb: UInt8Array) -> None:
 
 def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Return ``text``, cut in its middle where it is wider than ``width`` pixels."""
-    kept = len(text)
-    shown = text
-    while font.getlength(shown) > width and kept > 2:
+    kept, short = len(text), text
+    while font.getlength(short) > width and kept > 2:
         kept -= 1
-        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-    return shown
+        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return short
 
 
 def _short_number(value: float) -> str:

@@ -12,11 +12,11 @@ from curation_data import PALETTE, spot, surface, write_image, write_mvtec, writ
 from jsonargparse import auto_cli
 from PIL import Image
 
+from flexunet_pl.cli.audit import audit
+from flexunet_pl.cli.prepare import SOURCES
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.curation.audit.command import audit
 from flexunet_pl.curation.conversion import read_two_valued
 from flexunet_pl.curation.prepare import overview
-from flexunet_pl.curation.prepare.command import SOURCES
 from flexunet_pl.data.manifest import Row, read_manifest
 from flexunet_pl.data.palette import Palette, UInt8Array
 

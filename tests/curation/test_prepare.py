@@ -15,12 +15,12 @@ from jsonargparse import auto_cli
 from PIL import Image
 
 from flexunet_pl.cli.main import main
+from flexunet_pl.cli.prepare import SOURCES
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.curation.palette_detection import grown_palette, infer_palette, with_ignore
 from flexunet_pl.curation.prepare import builder as build
 from flexunet_pl.curation.prepare import output_folder as target
 from flexunet_pl.curation.prepare import overview
-from flexunet_pl.curation.prepare.command import SOURCES
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.manifest import Row, fold_members, read_manifest, sha256_of
 from flexunet_pl.data.masks import read_mask
@@ -666,7 +666,7 @@ def test_a_command_alone_says_what_is_missing(command: str, missing: str, capsys
 
 def test_the_commands_load_nothing_heavy_before_they_run() -> None:
     code = (
-        "import sys, flexunet_pl.curation.prepare.command, flexunet_pl.curation.audit.command\n"
+        "import sys, flexunet_pl.cli.prepare, flexunet_pl.cli.audit\n"
         "heavy = {'torch', 'scipy', 'matplotlib', 'PIL', 'numpy'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
@@ -712,7 +712,7 @@ def test_real_magnets_stay_whole_with_and_without_their_csv(shared_dir: Path, tm
 
 @pytest.mark.full
 def test_all_magnets_and_the_audit_of_a_split_made_without_knowing_them(shared_dir: Path, tmp_path: Path) -> None:
-    from flexunet_pl.curation.audit.command import audit
+    from flexunet_pl.cli.audit import audit
 
     folder = shared_dir / "data" / "magnetic-tile"
     names = {

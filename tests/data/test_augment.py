@@ -19,7 +19,8 @@ import torch
 import yaml
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.data.augment import CATALOGUE, ORIGINAL_NAMES, PRESETS, Planes, build_augmentation
+from flexunet_pl.data.augment import PRESETS, TRANSFORMS, Planes, build_augmentation
+from flexunet_pl.data.augment.presets import ORIGINAL_NAMES
 from flexunet_pl.data.augment.spec import read_plan
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ def test_results_follow_from_the_generator_alone(crop_size: tuple[int, int] | No
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     # Large enough that torch shares the work out.
     image, mask = pair(0, 512, 512)
-    augmentation = build_augmentation(dict.fromkeys(CATALOGUE, 1))
+    augmentation = build_augmentation(dict.fromkeys(TRANSFORMS, 1))
     results = []
     for threads in (1, 2, 3, 4):
         torch.set_num_threads(threads)
@@ -84,7 +85,7 @@ def test_global_random_state_is_left_alone() -> None:
     expected = np.random.random(), torch.rand(1).item()  # noqa: NPY002
     np.random.seed(5)  # noqa: NPY002
     torch.manual_seed(5)
-    digest(dict.fromkeys(CATALOGUE, 1), 0, samples=2)
+    digest(dict.fromkeys(TRANSFORMS, 1), 0, samples=2)
     assert (np.random.random(), torch.rand(1).item()) == expected  # noqa: NPY002
 
 
@@ -93,7 +94,7 @@ def test_global_random_state_is_left_alone() -> None:
 def test_all_transforms_together_work_on_any_size_and_number_of_channels(channels: int, size: tuple[int, int]) -> None:
     image, mask = pair(0, *size, channels)
     for seed in range(3):
-        new_image, new_mask = build_augmentation(dict.fromkeys(CATALOGUE, 1))(
+        new_image, new_mask = build_augmentation(dict.fromkeys(TRANSFORMS, 1))(
             image, mask, np.random.default_rng(seed), lambda: pair(1, 20, 30, channels)
         )
         assert new_image.shape == image.shape
@@ -103,7 +104,7 @@ def test_all_transforms_together_work_on_any_size_and_number_of_channels(channel
         assert (new_image.dtype, new_mask.dtype) == (np.dtype(np.uint8), np.dtype(np.uint8))
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_given_arrays_may_be_read_only_views_and_stay_as_they_are(name: str) -> None:
     image, mask = pair(2)
     picture = np.ascontiguousarray(image.transpose(1, 2, 0))
@@ -160,7 +161,7 @@ def test_a_bare_number_is_the_probability_and_true_the_defaults() -> None:
 
 def test_further_keys_change_and_extend_a_preset() -> None:
     transforms = read_plan({"preset": "light", "brightness": {"limit": 0.4}, "hflip": 0, "noise": 0.1}).transforms
-    assert transforms["brightness"] == CATALOGUE["brightness"](p=0.5, limit=0.4)  # type: ignore[call-arg]
+    assert transforms["brightness"] == TRANSFORMS["brightness"](p=0.5, limit=0.4)  # type: ignore[call-arg]
     assert list(transforms) == ["vflip", "right_angle", "brightness", "noise"]
 
 
@@ -168,7 +169,7 @@ def test_the_names_of_the_original_mean_ours() -> None:
     ours = read_plan({"preset": "flexunet", "barrel": {"radius": 0.3}}).transforms
     theirs = read_plan({"preset": "flexunet", "barrdistortion": {"radius": 0.3}}).transforms
     assert ours == theirs
-    assert set(ORIGINAL_NAMES.values()) <= set(CATALOGUE)
+    assert set(ORIGINAL_NAMES.values()) <= set(TRANSFORMS)
 
 
 def test_the_sections_of_an_original_configuration_are_understood() -> None:
@@ -264,14 +265,14 @@ def test_presets_keep_the_rules(preset: str) -> None:
 
 
 def test_the_full_preset_has_every_transform_but_the_fixed_one_of_the_original() -> None:
-    assert set(CATALOGUE) - set(read_plan({"preset": "full"}).transforms) == {"brightening"}
+    assert set(TRANSFORMS) - set(read_plan({"preset": "full"}).transforms) == {"brightening"}
 
 
 def test_the_page_names_every_transform_option_default_and_probability() -> None:
     page = (ROOT / "docs" / "augmentation.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
-    assert [name for name in rows if name in CATALOGUE] == list(CATALOGUE)
-    for name, kind in CATALOGUE.items():
+    assert [name for name in rows if name in TRANSFORMS] == list(TRANSFORMS)
+    for name, kind in TRANSFORMS.items():
         written_defaults = {key: yaml.safe_load(value) for key, value in re.findall(r"`(\w+): ([^`]*)`", rows[name])}
         options = {option.name: option for option in fields(kind) if option.name != "p"}
         assert list(written_defaults) == list(options)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from flexunet_pl.data.augment import CATALOGUE, PRESETS, Planes, build_augmentation
+from flexunet_pl.data.augment import PRESETS, TRANSFORMS, Planes, build_augmentation
 from flexunet_pl.data.augment.distortion import Barrel, Elastic, Pincushion, SmoothNoise
 from flexunet_pl.data.augment.geometric import Perspective, Rotation, Shrink
 from flexunet_pl.data.augment.kinds import Field, Flip, Homography, Radial
@@ -104,7 +104,7 @@ def test_image_and_mask_stay_aligned_when_all_transforms_are_composed_in_a_crop(
 
 def test_every_geometric_transform_is_under_the_alignment_test() -> None:
     kinds = (Flip, Homography, Radial, Field)
-    assert set(GEOMETRIC) == {name for name, kind in CATALOGUE.items() if issubclass(kind, kinds)}
+    assert set(GEOMETRIC) == {name for name, kind in TRANSFORMS.items() if issubclass(kind, kinds)}
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
@@ -216,7 +216,7 @@ def test_barrel_and_pincushion_agree_with_the_formula_within_half_a_pixel(
     spec = {name: {"p": 1, "radius": radius, "amount": amount, "centers": [center]}}
     seen_x, seen_y = build_augmentation(spec)(image, columns.astype(np.uint8), np.random.default_rng(0))[0] / 2.0
     seen_column = build_augmentation(spec)(image, columns.astype(np.uint8), np.random.default_rng(0))[1]
-    lens = CATALOGUE[name](radius=radius, amount=amount, centers=(center,))  # type: ignore[call-arg]
+    lens = TRANSFORMS[name](radius=radius, amount=amount, centers=(center,))  # type: ignore[call-arg]
     assert isinstance(lens, Barrel | Pincushion)
     checked = moved = 0
     for row in range(0, height, 5):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.data.augment import PRESETS, Planes, offline_name, offline_samples, offline_variants
+from flexunet_pl.data.augment import PRESETS, Planes
+from flexunet_pl.data.augment.offline import offline_name, offline_samples, offline_variants
 from flexunet_pl.data.sources import source_of
 
 

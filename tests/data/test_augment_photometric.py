@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flexunet_pl.data.augment import CATALOGUE, build_augmentation
+from flexunet_pl.data.augment import TRANSFORMS, build_augmentation
 from flexunet_pl.data.augment.filters import Blur, CoarseDropout, Jpeg, Noise, Sharpen
 from flexunet_pl.data.augment.kinds import Color, Filter, Tone
 from flexunet_pl.data.augment.photometric import Brightening, Brightness, Contrast, Gamma, Hue, Saturation
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
-PHOTOMETRIC = [name for name, kind in CATALOGUE.items() if issubclass(kind, Tone | Color | Filter)]
+PHOTOMETRIC = [name for name, kind in TRANSFORMS.items() if issubclass(kind, Tone | Color | Filter)]
 
 
 class FixedDraws(np.random.Generator):
@@ -41,7 +41,7 @@ def test_the_mask_stays_and_the_image_changes(name: str, channels: int) -> None:
     np.testing.assert_array_equal(image, before)
     assert new_image.shape == image.shape
     assert new_image.dtype == np.uint8
-    if issubclass(CATALOGUE[name], Color) and channels != 3:
+    if issubclass(TRANSFORMS[name], Color) and channels != 3:
         np.testing.assert_array_equal(new_image, image)
     else:
         assert (new_image != image).any()

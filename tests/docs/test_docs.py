@@ -1,4 +1,4 @@
-"""Every command of README and of docs/training.md runs, in the order of the page, where a reader would run it."""
+"""Every command and program of README, tutorial and docs/training.md runs, in the order of the page."""
 
 import os
 import shutil
@@ -10,11 +10,13 @@ import pytest
 import yaml
 from conftest import ROOT
 from curation_data import write_mvtec
-from doc_commands import commands_in
+from doc_commands import commands_in, program_in
+from PIL import Image
 
 from flexunet_pl.cli.main import main
+from flexunet_pl.core.extras import EXTRA_OF, TRAIN_PACKAGES
 from flexunet_pl.keras import write_legacy_h5
-from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
 SMALL = {
     "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
@@ -24,6 +26,8 @@ SMALL_NETWORKS = {
     "flexunet": {"base_filters": 2, "base_kernel": 3, "num_layers": 3},
     "unet": {"encoder": "mobilenet_v2"},
 }
+# Makes the packages of the extras fail to import, as after `pip install flexunet_pl` alone.
+WITHOUT_EXTRAS = f"import sys\nsys.modules.update(dict.fromkeys({sorted(TRAIN_PACKAGES | EXTRA_OF.keys())}))\n"
 DEFECTS = {"crack": 6, "glue_strip": 6, "gray_stroke": 6, "oil": 6, "rough": 6}
 
 
@@ -49,15 +53,12 @@ def smaller(config: Path) -> None:
     content = yaml.safe_load(config.read_text())
     for part, values in SMALL.items():
         content.setdefault(part, {}).update(values)
-    content["model"].update(SMALL_NETWORKS[content["model"]["network"]])
+    content["model"].update(SMALL_NETWORKS[content["model"].get("network", "flexunet")])
     if "crop_size" in content["data"]:
         content["data"]["crop_size"] = 32
     if "max_time" in content["trainer"]:  # an epoch is shorter than any time that could be asked for
         content["trainer"]["max_time"] = None
     content["data"].pop("samples_per_epoch", None)
-    content["trainer"]["callbacks"] = [
-        one for one in content["trainer"].get("callbacks", []) if not one["class_path"].endswith("RichProgressBar")
-    ]
     config.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
@@ -75,30 +76,54 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mvtec(folder / "mvtec_ad" / "tile", DEFECTS)
     (folder / "train_eval_infer.config").write_text(ORIGINAL)
     (folder / "models").mkdir()
-    write_legacy_h5(folder / "models" / "best_model.h5", FlexUNet(2, base_filters=2, base_kernel=3, num_layers=2))
+    write_legacy_h5(
+        folder / "models" / "best_model.h5",
+        FlexUNet(2, settings=FlexUNetSettings(base_filters=2, base_kernel=3, num_layers=2)),
+    )
     return folder
 
 
 def run(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a command of a page, in this process (which spares loading torch) if it is ours and starts no others."""
+    """Run a command of a page, in this process (which saves importing torch) if it is ours and starts no others."""
     if words[1:3] == ["-m", "flexunet_pl"] and not any("multi_gpu" in word or "devices" in word for word in words):
         monkeypatch.chdir(folder)
         assert main(words[3:]) == 0, " ".join(words)
         return
+    run_process(words, folder)
+
+
+def run_process(words: list[str], folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
-def test_commands_of_the_readme_run(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_and_programs_of_the_readme_run(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in commands_in(ROOT / "README.md"):
-        if words[0] != "make":  # test_setup runs those
+        if words[0] != "make":  # .ci/run calls the targets
             run(words, desk, monkeypatch)
     assert (desk / "runs" / "tile-1" / "test_scores.json").is_file()
     assert (desk / "reports" / "tile" / "report.html").is_file()
     assert {path.name for path in (desk / "migrated").iterdir()} == {"train_eval_infer.yaml", "train_eval_infer.ckpt"}
     assert {path.name for path in (desk / "exports" / "tile").iterdir()} >= {"model.onnx", "model.keras", "model.h5"}
     assert len(list((desk / "found" / "overlays").iterdir())) == len(list((desk / "masks").glob("*.png"))) > 0
+    Image.new("RGB", (40, 24)).save(desk / "photo.png")
+    printed = run_process([sys.executable, "-c", WITHOUT_EXTRAS + program_in(ROOT / "README.md")], desk)
+    assert printed.startswith("(24, 40) (24, 40, 6)")
+
+
+def test_commands_and_programs_of_the_tutorial_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    smaller(tmp_path / "configs" / "demo.yaml")
+    for words in commands_in(ROOT / "docs" / "tutorial.md"):
+        run(words, tmp_path, monkeypatch)
+    assert (tmp_path / "reports" / "tiles" / "report.html").is_file()
+    masks = sorted(path.name for path in (tmp_path / "found").glob("*.png"))
+    assert masks == sorted(path.name for path in (tmp_path / "found" / "overlays").iterdir())
+    printed = run_process([sys.executable, "-c", program_in(ROOT / "docs" / "tutorial.md")], tmp_path).splitlines()
+    assert [line.split(" (")[0] for line in printed] == masks[:3]
+    assert all("(128, 128)" in line for line in printed)
 
 
 def test_the_readme_is_short() -> None:

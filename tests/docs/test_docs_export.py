@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from doc_commands import commands_in
+from doc_commands import commands_in, program_in
 
 pytestmark = pytest.mark.full
 
@@ -48,6 +48,8 @@ def test_commands_of_the_pages_run(desk: Path) -> None:
     images = {path.name for path in (desk / "dataset" / "demo-tiles" / "test" / "images").iterdir()}
     for out in ("found", "found/overlays", "found-by-torch"):
         assert {path.name for path in (desk / out).glob("*.png")} == images
+    printed = run([sys.executable, "-c", program_in(ROOT / "docs" / "inference.md")], desk)
+    assert printed.splitlines()[:2] == ["(32, 32)", "(32, 32, 6)"]
 
 
 @pytest.mark.parametrize("command", BENCHMARKS)

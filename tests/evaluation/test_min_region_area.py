@@ -14,7 +14,7 @@ from PIL import Image
 from report_data import write_case, write_cases
 
 from flexunet_pl.cli.main import main
-from flexunet_pl.data.samples import Pair
+from flexunet_pl.core.types import Pair
 from flexunet_pl.evaluation.min_region_area import SIZES, count_pixels, cross_validated
 from flexunet_pl.evaluation.models import open_model
 from flexunet_pl.export.bundle import facts_of
@@ -80,7 +80,7 @@ def test_predict_and_the_exported_model_drop_the_same_regions(
     assert all((mask == bare[name]).mean() > 0.999 for name, mask in masks_of(tmp_path / "all").items())
 
 
-def test_test_and_report_judge_the_masks_that_predict_writes(
+def test_test_and_report_score_the_masks_that_predict_writes(
     ruled_checkpoint: Path, tiny_checkpoint: Path, tiny_data: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     def confusion(checkpoint: Path, name: str) -> npt.NDArray[np.int64]:
@@ -88,12 +88,12 @@ def test_test_and_report_judge_the_masks_that_predict_writes(
         assert main(["test", *words]) == 0
         assert main(["report", str(checkpoint), str(tiny_data), "--out", str(tmp_path / name / "report")]) == 0
         tested: Any = json.loads((tmp_path / name / "test_scores.json").read_text())["classes"]
-        judged: Any = json.loads((tmp_path / name / "report" / "scores.json").read_text())
-        for one, scores in judged["classes"].items():
+        reported: Any = json.loads((tmp_path / name / "report" / "scores.json").read_text())
+        for one, scores in reported["classes"].items():
             assert {key: tested[one][key] for key in ("dice", "precision", "recall")} == pytest.approx(
                 {key: scores[key] for key in ("dice", "precision", "recall")}
             )
-        return np.array(judged["confusion"])
+        return np.array(reported["confusion"])
 
     more = confusion(ruled_checkpoint, "ruled") - confusion(tiny_checkpoint, "bare")
     # Regions only ever become background.
@@ -121,7 +121,7 @@ def test_models_of_before_keep_all_and_a_faulty_size_is_refused(
         labels(min_region_area="few")
     Image.fromarray(np.full((8, 8, 3), RED, dtype=np.uint8)).save(tmp_path / "a.png")
     bare = write_model(tmp_path / "model.onnx")
-    for words, said in (
+    for words, printed in (
         (
             ["infer", str(bare), str(tmp_path / "a.png"), "--out", str(tmp_path), "--min-region-area", "-1"],
             "--min-region-area -1 ",
@@ -130,25 +130,26 @@ def test_models_of_before_keep_all_and_a_faulty_size_is_refused(
         (["fit", "--config", str(ROOT / "configs" / "demo.yaml"), "--model.min_region_area=-1"], "min_region_area=-1 "),
     ):
         assert main(words) == 2
-        assert f"{said}must be 0, which keeps all, or " in capsys.readouterr().err
+        assert f"{printed}must be 0, which keeps all, or " in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def counts_of(*groups: list[tuple[int, int, int]]) -> npt.NDArray[np.int64]:
-    """Return counts of two classes where each group gives (hit, true, predicted) for the first of ``SIZES``."""
-    counts = np.zeros((len(groups), len(SIZES), 2, 3), np.int64)
+    """Return confusions of two classes where each group gives (hit, true, predicted) for the first of ``SIZES``."""
+    counts = np.zeros((len(groups), len(SIZES), 2, 2), np.int64)
     for place, group in enumerate(groups):
-        counts[place, : len(group), 1] = group
-        counts[place, len(group) :, 1, 1] = group[0][1]
+        for size, (hit, true, predicted) in enumerate(group):
+            counts[place, size] = [[0, predicted - hit], [true - hit, hit]]
+        counts[place, len(group) :] = [[0, 0], [group[0][1], 0]]
     return counts
 
 
-def test_the_choice_is_judged_on_groups_that_did_not_make_it() -> None:
+def test_the_choice_is_scored_on_groups_that_did_not_make_it() -> None:
     # With 10 the first two groups lose invented pixels; the third one would lose its only defect, and is too small to
     # change the choice of the others. Alone it would choose 0, and so would anybody who had only it.
     helped, hurt = [(8, 10, 14), (8, 10, 10)], [(4, 4, 4), (0, 4, 0)]
     counts = counts_of(helped, helped, hurt)
-    # Left out, each helped group is judged at 10 if one helped and the hurt group choose 10: 2*8/24 < 2*12/32.
+    # Left out, each helped group is scored at 10 if one helped and the hurt group choose 10: 2*8/24 < 2*12/32.
     assert cross_validated(counts) == pytest.approx(2 * (8 + 8 + 0) / (24 + 14 + 14 + 0))
     # With one more helped group all others choose 10 for every group.
     assert cross_validated(counts_of(helped, helped, helped, helped, hurt)) == pytest.approx(2 * 32 / (44 + 40))
@@ -157,8 +158,8 @@ def test_the_choice_is_judged_on_groups_that_did_not_make_it() -> None:
 def test_pixels_are_counted_without_the_ignored() -> None:
     truth = np.array([[1, 1, 0, 255], [0, 0, 0, 2]], dtype=np.uint8)
     counts = count_pixels(truth, np.array([[1, 0, 0, 2], [0, 0, 0, 2]], dtype=np.uint8), 3)
-    assert counts[0].tolist() == [[4, 4, 5], [1, 2, 1], [1, 1, 1]]
-    assert counts[SIZES.index(10)].tolist() == [[4, 4, 7], [0, 2, 0], [0, 1, 0]]
+    assert counts[0].tolist() == [[4, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert counts[SIZES.index(10)].tolist() == [[4, 0, 0], [2, 0, 0], [1, 0, 0]]
 
 
 def specks(count: int, size: tuple[int, int], side: int, seed: int) -> UInt8Array:
@@ -175,25 +176,25 @@ def test_regions_finds_a_size_that_helps(tmp_path: Path, capsys: pytest.CaptureF
         write_case(tmp_path / "data" / "valid", f"part{number}", truth, truth | specks(20, truth.shape, 3, number))
     model = str(write_model(tmp_path / "model.onnx", min_region_area=3000))  # its own rule does not hide anything
     assert main(["tune-min-area", model, str(tmp_path / "data")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].split() == ["min_region_area", "mean", "foreground", "Dice", "crack"]
-    table = {int(line.split()[0]): float(line.split()[1]) for line in said[1 : 1 + len(SIZES)]}
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["min_region_area", "mDice", "(foreground)", "crack"]
+    table = {int(line.split()[0]): float(line.split()[1]) for line in printed[1 : 1 + len(SIZES)]}
     assert max(table, key=table.__getitem__) == 10
     assert table[0] < table[10] > table[500]
-    assert said[-3].endswith(f"each in turn: {table[10]:.4f}")
-    assert said[-2].startswith("To use it: --model.min_region_area 10 ")
+    assert printed[-3].endswith(f"suits all others best: {table[10]:.4f}")
+    assert printed[-2].startswith("To use it: --model.min_region_area 10 ")
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "printed"),
     [
         ("nothing invented", "Small regions are right more often than not: leave model.min_region_area at 0."),
-        ("one source", "All images are of one source: nothing tells whether 10 helps with others."),
-        ("hurts others", "On images that did not choose it no size helps: leave model.min_region_area at 0."),
+        ("one source", "All images are of one source: whether 10 helps with others is unknown."),
+        ("hurts others", "No area helps on images that did not choose it: leave model.min_region_area at 0."),
     ],
 )
 def test_regions_says_when_no_size_helps(
-    case: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, printed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if case == "nothing invented":
         write_cases(tmp_path / "data", "valid")
@@ -206,19 +207,19 @@ def test_regions_says_when_no_size_helps(
         write_case(tmp_path / "data" / "valid", "other", small, small)
     model = str(write_model(tmp_path / "model.onnx"))
     assert main(["tune-min-area", model, str(tmp_path / "data")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert capsys.readouterr().out.splitlines()[-1] == printed
 
 
-def test_a_model_can_be_looked_at_without_the_rule(
+def test_a_model_can_predict_without_the_rule(
     tiny_checkpoint: Path, ruled_checkpoint: Path, ruled_bundle: Path, photos: Path
 ) -> None:
-    pair = Pair("0", photos / "0.png", None)
-    bare = open_model(tiny_checkpoint).look(pair).mask_index
+    pair = Pair("0", photos / "0.png", photos / "unread.png")
+    bare = open_model(tiny_checkpoint).predict(pair).mask_index
     for path in (ruled_checkpoint, ruled_bundle):
         model = open_model(path)
-        assert (model.look(pair).mask_index != bare).any()
+        assert (model.predict(pair).mask_index != bare).any()
         model.keep_small_regions()
-        assert (model.look(pair).mask_index == bare).mean() > 0.999
+        assert (model.predict(pair).mask_index == bare).mean() > 0.999
 
 
 def test_regions_reads_folders_of_predicted_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,4 +227,4 @@ def test_regions_reads_folders_of_predicted_masks(tmp_path: Path, capsys: pytest
     main(["tune-min-area", str(tmp_path / "data" / "valid" / "masks"), str(tmp_path / "data")])
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "1.0000"]
     main(["tune-min-area", str(tmp_path / "data"), str(tmp_path / "data")])
-    assert "this folder holds no model" in capsys.readouterr().err
+    assert "no model there" in capsys.readouterr().err

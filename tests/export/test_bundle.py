@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-import flexunet_pl.export.bundle as bundle
+import flexunet_pl.export.formats.int8 as int8_format
+import flexunet_pl.export.formats.onnx as onnx_format
 import flexunet_pl.export.int8.accuracy as int8_check
 from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
@@ -24,7 +25,7 @@ from flexunet_pl.data.samples import ReadingRules
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
 from flexunet_pl.export.bundle import export
-from flexunet_pl.export.int8.accuracy import check_int8, decided_confusion, refuse_loss, told
+from flexunet_pl.export.int8.accuracy import check_int8, decided_confusion, refuse_loss, summary_of
 from flexunet_pl.export.int8.calibration import Pictures, demo_images
 from flexunet_pl.export.verify import OnnxModel
 from flexunet_pl.inference import onnx_infer
@@ -63,7 +64,7 @@ def quick_export(monkeypatch: pytest.MonkeyPatch, whole_bundle: Path) -> None:
     def copy(_network: object, _facts: object, path: Path) -> None:
         shutil.copyfile(whole_bundle / "model.onnx", path)
 
-    monkeypatch.setattr(bundle, "export_onnx", copy)
+    monkeypatch.setattr(onnx_format, "export_onnx", copy)
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -225,7 +226,7 @@ def test_an_interrupted_export_leaves_nothing_behind(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle, "verify_onnx", stop)
+    monkeypatch.setattr(onnx_format, "verify_onnx", stop)
     with pytest.raises(KeyboardInterrupt):
         export(tiny_checkpoint, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -270,14 +271,16 @@ def empty_calibration(folder: Path, _checkpoint: Path) -> dict[str, Any]:
         pytest.param(truncated, r"half\.ckpt: cannot be read as a checkpoint", id="truncated"),
         pytest.param(
             lambda *_: {"formats": "onnx,kers"},
-            r"--formats=onnx,kers: unknown format 'kers'; choose from onnx, keras, weights\.h5, h5, .* mean 'keras'",
+            r"--formats=onnx,kers: unknown format 'kers'; choose from h5, int8, keras, onnx, weights\.h5, .* 'keras'",
             id="a mistyped format",
         ),
         pytest.param(lambda *_: {"formats": ""}, "unknown format ''", id="no format"),
-        pytest.param(lambda *_: {"int8": True}, "--int8 needs --calibration DIR", id="int8 without pictures"),
+        pytest.param(
+            lambda *_: {"int8": True}, "--calibration DIR is missing: int8 needs a folder", id="int8 without pictures"
+        ),
         pytest.param(
             lambda *_: {"int8": True, "formats": "keras", "calibration": Path()},
-            "--int8 needs onnx among --formats=keras",
+            "--formats=keras --int8: int8 is made from onnx; add it",
             id="int8 of no graph",
         ),
         pytest.param(empty_calibration, r"pictures: no image", id="a calibration folder without pictures"),
@@ -302,7 +305,7 @@ def test_keras_files_of_another_network_are_refused(
 ) -> None:
     task = SegmentationTask.from_checkpoint(tiny_checkpoint)
     task.network = torch.nn.Conv2d(3, 6, 1)  # type: ignore[assignment]  # stands for a network of the zoo
-    task.hparams["network"] = "unet"
+    task.hparams["network"] = {"name": "unet"}
     monkeypatch.setattr(SegmentationTask, "from_checkpoint", lambda _path: task)
     with pytest.raises(UserError, match=r"is a 'unet', and only FlexUNet has Keras files; use --formats onnx"):
         export(tiny_checkpoint, tmp_path / "out", formats="onnx,keras")
@@ -330,7 +333,7 @@ def test_a_graph_of_one_size_is_exported_for_the_working_size(
 ) -> None:
     task = SegmentationTask.from_checkpoint(tiny_checkpoint)
     task.network = OneSizeGraph()  # type: ignore[assignment]  # stands for a network of the zoo
-    task.hparams["network"] = "pspnet"
+    task.hparams["network"] = {"name": "pspnet"}
     task.sizing = Sizing(24, 40, rule)
     monkeypatch.setattr(SegmentationTask, "from_checkpoint", lambda _path: task)
     out = tmp_path / "out"
@@ -356,14 +359,14 @@ def test_calibration_reads_folders_split_roots_and_refuses_data_sets(tiny_data: 
     assert {mask.shape for mask in with_masks.masks()} == {(24, 40)}
     without = Pictures.in_folder(tiny_data / "valid" / "images", palette, sizing, rules)
     assert not without.have_masks
-    assert [pair.name for pair in without.pairs] == [pair.name for pair in with_masks.pairs]
+    assert without.files == with_masks.files
     with pytest.raises(UserError, match=r"this is a data set; give one of its splits, .*valid"):
         Pictures.in_folder(tiny_data, palette, sizing, rules)
-    count = len(without.pairs)
-    assert len(without.some(2).pairs) == 2
+    count = len(without.files)
+    assert len(without.some(2).files) == 2
     assert without.some(count + 5) == without
-    halves = [pair for first in (0, 1) for pair in without.every_second(first).pairs]
-    assert sorted(halves, key=str) == sorted(without.pairs, key=str)
+    halves = [path for first in (0, 1) for path in without.every_second(first).files]
+    assert sorted(halves) == sorted(without.files)
     alone = without.some(1)
     assert alone.every_second(0) == alone.every_second(1) == alone
 
@@ -382,7 +385,7 @@ def test_the_loss_of_8_bits_is_measured_against_masks_or_the_float_model(whole_b
         pictures = Pictures.in_folder(tiny_data / folder, palette, sizing, ReadingRules())
         report = check_int8(*paths, pictures)
         assert report["truth"] == truth
-        assert report["images"] == len(pictures.pairs)
+        assert report["images"] == len(pictures.files)
         float_masks = np.stack([OnnxModel(paths[0])(image[None])[1][0] for image in pictures.images()])
         int8_masks = np.stack([OnnxModel(paths[1])(image[None])[1][0] for image in pictures.images()])
         assert report["mask_agreement"] == pytest.approx((float_masks == int8_masks).mean())
@@ -424,7 +427,7 @@ def test_what_8_bits_cost_is_told_with_what_it_was_measured_against(
     assert report["foreground_dice_float"] == 1
     assert report["foreground_dice_int8"] == pytest.approx(1.2 / 1.3)
     assert report["foreground_dice_between"] == pytest.approx(2 / 3)
-    assert told(report) == (
+    assert summary_of(report) == (
         "8 bits, on 2 images: 50.00% of the pixels have the same class, mean foreground Dice 1.0000 -> 0.9231 "
         "(measured against the float model, where it was decided)"
     )
@@ -457,7 +460,7 @@ def test_a_refused_8_bit_model_leaves_nothing_behind(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = {"foreground_dice_float": 0.9, "foreground_dice_int8": 0.5, "images": 3, "truth": "masks"}
-    monkeypatch.setattr(bundle, "check_int8", lambda *_: worse | {"mask_agreement": 0.7})
+    monkeypatch.setattr(int8_format, "check_int8", lambda *_: worse | {"mask_agreement": 0.7})
     with pytest.raises(UserError, match="accept the loss with --force"):
         export(tiny_checkpoint, tmp_path / "out", int8=True, calibration=tiny_data / "valid")
     assert not list(tmp_path.iterdir())

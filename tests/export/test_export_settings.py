@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_any_setting_exports_in_float_and_in_8_bits(name: str, tmp_path: Path) -> None:
     settings = {"num_classes": 3, "in_channels": 3, "base_filters": 4, "base_kernel": 5, "num_layers": 3}
     torch.manual_seed(0)
-    network = FlexUNet(**(settings | SETTINGS[name]))
+    network = FlexUNet.from_arguments(settings | SETTINGS[name])
     for key, value in network.state_dict().items():
         if key.endswith(("bias", "running_mean")):
             value.uniform_(-0.3, 0.3)

@@ -16,7 +16,7 @@ import flexunet_pl.export.onnx as onnx_export
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.export.verify import OnnxModel, compared, top_two_margin, verify_onnx
-from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 from flexunet_pl.nn.metrics import mask_from_logits
 
 
@@ -65,16 +65,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     """Export networks that differ in all that the graph depends on; weights are random, biases and statistics too."""
     torch.manual_seed(0)
     networks: dict[str, tuple[nn.Module, int, int]] = {
-        "three classes": (FlexUNet(3, base_filters=4, base_kernel=5, num_layers=3, dropout=0.2), 3, 3),
+        "three classes": (
+            FlexUNet(3, settings=FlexUNetSettings(base_filters=4, base_kernel=5, num_layers=3, dropout=0.2)),
+            3,
+            3,
+        ),
         "one sigmoid": (
             FlexUNet(
                 1,
                 in_channels=4,
-                base_filters=4,
-                num_layers=2,
-                activation="mish",
-                normalization=True,
-                input_normalize=True,
+                settings=FlexUNetSettings(
+                    base_filters=4, num_layers=2, activation="mish", normalization=True, input_normalize=True
+                ),
             ),
             1,
             4,
@@ -256,7 +258,7 @@ def test_weights_beyond_one_file_are_refused_before_work_begins(
 
 def test_a_file_with_other_weights_is_told_from_the_network(exported: dict[str, Exported]) -> None:
     network, facts, path = exported["three classes"]
-    other = FlexUNet(3, base_filters=4, base_kernel=5, num_layers=3)
+    other = FlexUNet(3, settings=FlexUNetSettings(base_filters=4, base_kernel=5, num_layers=3))
     other.load_state_dict(network.state_dict())
     other.state_dict()["head.bias"].add_(torch.tensor([0.0, 0.002, 0.0]))
     message = r"onnxruntime and PyTorch disagree on noise of shape \[1, 1, \d, 3\], where at most 0\.0001 is allowed"
@@ -266,7 +268,7 @@ def test_a_file_with_other_weights_is_told_from_the_network(exported: dict[str, 
 
 def test_not_a_number_is_no_agreement(exported: dict[str, Exported]) -> None:
     _, facts, path = exported["three classes"]
-    other = FlexUNet(3, base_filters=4, base_kernel=5, num_layers=3)
+    other = FlexUNet(3, settings=FlexUNetSettings(base_filters=4, base_kernel=5, num_layers=3))
     other.state_dict()["head.bias"].fill_(float("nan"))
     with pytest.raises(UserError, match="disagree"):
         verify_onnx(other, path, facts, [])

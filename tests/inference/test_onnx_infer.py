@@ -237,7 +237,7 @@ def test_network_of_one_size_pads_what_is_smaller_and_tiles_what_is_larger(tmp_p
     model = Model(write_model(tmp_path / "model.onnx", fixed_size=[16, 16]))
     image = noise(40, 50, 3)
     assert model.predict(image[:5, :9]).mask_index.tolist() == image[:5, :9].argmax(axis=2).tolist()
-    with pytest.raises(InferenceError, match=r"40 x 50 pixels, and the network takes \(16, 16\); use --tile 16"):
+    with pytest.raises(InferenceError, match=r"40 x 50 pixels, but the network takes \(16, 16\); use --tile 16"):
         model.predict(image)
     tiled = model.predict(image, model.tiling(16, 4))
     np.testing.assert_array_equal(tiled.mask_index, image.argmax(axis=2))
@@ -273,7 +273,7 @@ def test_bf16_falls_back_to_fp32_where_the_processor_lacks_it(
     image = noise(20, 30, 3)
     prediction = Model(around, engine="openvino", precision="bf16").predict(image)
     assert asked == ["f32"]
-    assert "--precision bf16: this processor has no bf16 instructions; going on in fp32" in capsys.readouterr().err
+    assert "--precision bf16: this CPU has no bf16 instructions; using fp32" in capsys.readouterr().err
     np.testing.assert_allclose(prediction.probabilities, Model(around).predict(image).probabilities, atol=1e-5)
 
 
@@ -281,10 +281,12 @@ def test_bf16_falls_back_to_fp32_where_the_processor_lacks_it(
 def test_exported_network_agrees_with_torch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from flexunet_pl.export.onnx import export_onnx
-    from flexunet_pl.nn.flexunet import FlexUNet
+    from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
     torch.manual_seed(0)
-    network = FlexUNet(3, base_filters=4, base_kernel=5, num_layers=2, input_normalize=True).eval()
+    network = FlexUNet(
+        3, settings=FlexUNetSettings(base_filters=4, base_kernel=5, num_layers=2, input_normalize=True)
+    ).eval()
     path = tmp_path / "model.onnx"
     export_onnx(network, FACTS | {"size_multiple": 2}, path)
     model = Model(path)

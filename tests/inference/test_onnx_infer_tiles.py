@@ -265,9 +265,9 @@ finally:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="its peak of memory is read from /proc")
 def test_900_million_pixels_within_two_gibibytes(tmp_path: Path) -> None:
     from flexunet_pl.export.onnx import export_onnx
-    from flexunet_pl.nn.flexunet import FlexUNet
+    from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
-    network = FlexUNet(3, base_filters=2, base_kernel=3, num_layers=2)
+    network = FlexUNet(3, settings=FlexUNetSettings(base_filters=2, base_kernel=3, num_layers=2))
     export_onnx(network, FACTS | {"size_multiple": 2}, tmp_path / "model.onnx")
     side = 30_000
     subprocess.run([sys.executable, "-c", LARGE_TIFF, str(side), str(tmp_path / "slide.tif")], check=True, timeout=300)

@@ -47,7 +47,7 @@ def test_golden_files_import_and_give_the_probabilities_of_the_original(shared_d
         assert told == {"dropout": 0.04, "activation": "relu", "input_normalize": False, "image_size": [128, 128]}
 
     settings = {key: value for key, value in {**known, **model.settings}.items() if key != "image_size"}
-    network = FlexUNet(**settings).eval()
+    network = FlexUNet.from_arguments(settings).eval()
     network.load_state_dict(model.state_dict)
     images = np.load(golden / f"{name[0]}_input.npz")["images"]
     found = probabilities(network, torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
@@ -62,14 +62,14 @@ def test_round_trip_is_exact_to_the_bit(tmp_path: Path, name: str, settings: dic
     network = make_network(**settings)
     network.state_dict()["head.bias"][0] = -0.0
     whole = name in WHOLE_MODELS
-    known = {} if whole else {key: network.settings[key] for key in ("dropout", "dilation", "activation")}
+    known = {} if whole else {key: network.arguments[key] for key in ("dropout", "dilation", "activation")}
     again, told = load_keras(
-        write(tmp_path / name, network, (256, 128)), {**known, "input_normalize": network.settings["input_normalize"]}
+        write(tmp_path / name, network, (256, 128)), {**known, "input_normalize": network.arguments["input_normalize"]}
     )
     assert_same_bits(network, again.state_dict())
     # One level has no dropout, whatever the rate, so its file cannot tell.
-    assert again.settings == network.settings
-    assert told == {**network.settings, **({"image_size": [256, 128]} if whole else {})}
+    assert again.arguments == network.arguments
+    assert told == {**network.arguments, **({"image_size": [256, 128]} if whole else {})}
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)
@@ -137,7 +137,7 @@ def test_an_imported_network_can_be_trained(tmp_path: Path) -> None:
     network.train()
     network(make_image(network, (8, 8))).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-    assert FlexUNet(**network.settings).state_dict().keys() == network.state_dict().keys()
+    assert FlexUNet.from_arguments(network.arguments).state_dict().keys() == network.state_dict().keys()
 
 
 def test_half_precision_weights_are_taken_over_exactly(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from keras_cases import WHOLE_MODELS, make_network, write
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.keras import load_keras, read_keras
 from flexunet_pl.keras.config import describe
-from flexunet_pl.keras.lambda_layers import Verdict, judge_lambda
+from flexunet_pl.keras.lambda_layers import Verdict, classify_lambda
 from flexunet_pl.keras.layers import keras_layers
 from flexunet_pl.keras.model_json import keras3_config, legacy_config
 
@@ -48,7 +48,7 @@ def layer_of(config: Config, name: str) -> Config:
 def test_a_configuration_tells_all_settings(style: str, settings: dict[str, Any]) -> None:
     network = make_network(**{**SETTINGS, **settings})
     description = describe(config_of(style, **settings), {}, ORIGIN)
-    assert description.settings == network.settings
+    assert description.settings == network.arguments
     assert description.image_size == (64, 32)
     assert description.notes == ()
 
@@ -214,7 +214,7 @@ def test_weights_alone_contradict_only_what_shapes_tell(tmp_path: Path) -> None:
     given = {"dilation": 3, "dropout": 0.01, "input_normalize": True, "base_kernel": 2, "image_size": (64, 64)}
     network, settings = load_keras(path, given)
     # Kernels of less than 3 are widened to 3, so 2 as given is no contradiction.
-    assert network.settings == {**make_network(**SETTINGS).settings, "dropout": 0.01, "base_kernel": 3}
+    assert network.arguments == {**make_network(**SETTINGS).arguments, "dropout": 0.01, "base_kernel": 3}
     assert settings["image_size"] == (64, 64)
     with pytest.raises(UserError, match="num_layers is 3 in the file and 4 as given"):
         load_keras(path, {"num_layers": 4})
@@ -246,13 +246,13 @@ LAMBDAS: list[tuple[str, Callable[..., object], Verdict]] = [
 
 
 @pytest.mark.parametrize(("function", "verdict"), [case[1:] for case in LAMBDAS], ids=[case[0] for case in LAMBDAS])
-def test_code_is_judged_without_running_it(
+def test_code_is_classified_without_running_it(
     function: Callable[..., object], verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = encode(function)
-    assert judge_lambda([code, None, None]) is verdict
-    assert judge_lambda({"class_name": "__lambda__", "config": {"code": code}}) is verdict
+    assert classify_lambda([code, None, None]) is verdict
+    assert classify_lambda({"class_name": "__lambda__", "config": {"code": code}}) is verdict
     assert list(tmp_path.iterdir()) == []
 
 
@@ -269,7 +269,7 @@ def test_byte_code_of_other_pythons_is_known(counters: int, instructions: str) -
     code = bytes.fromhex(instructions)
     data = b"\xe3" + bytes(4 * counters) + b"\xf3" + len(code).to_bytes(4, "little") + code
     data += b")\x02N\xe9\xff\x00\x00\x00" + b")\x00"
-    assert judge_lambda([base64.b64encode(data).decode(), None, None]) is Verdict.DIVIDES_BY_255
+    assert classify_lambda([base64.b64encode(data).decode(), None, None]) is Verdict.DIVIDES_BY_255
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_byte_code_of_other_pythons_is_known(counters: int, instructions: str) -
         {"config": None},
     ],
 )
-def test_what_is_no_code_cannot_be_judged(function: object) -> None:
-    assert judge_lambda(function) is Verdict.UNREADABLE
+def test_what_is_no_code_cannot_be_classified(function: object) -> None:
+    assert classify_lambda(function) is Verdict.UNREADABLE
 
 
 def replace_rescaling(path: Path, function: Callable[..., object] | None) -> None:
@@ -307,13 +307,13 @@ def test_the_division_of_the_original_is_taken_over_and_said(tmp_path: Path) -> 
     model = read_keras(path)
     assert model.settings["input_normalize"] is True
     assert len(model.notes) == 1
-    assert "rescaling was taken for the original's division by 255, judging by its code" in model.notes[0]
+    assert "rescaling was taken for the original's division by 255 from its code" in model.notes[0]
 
 
-def test_a_lambda_that_cannot_be_judged_needs_a_word_from_the_user(tmp_path: Path) -> None:
+def test_a_lambda_that_cannot_be_classified_needs_input_normalize(tmp_path: Path) -> None:
     path = write(tmp_path / "model.h5", make_network(input_normalize=True), (64, 64))
     replace_rescaling(path, None)
-    with pytest.raises(UserError, match=r"Lambda layer rescaling cannot be judged.*give input_normalize=True"):
+    with pytest.raises(UserError, match=r"Lambda layer rescaling cannot be classified.*give input_normalize=True"):
         read_keras(path)
     assert "because input_normalize=True was given" in read_keras(path, {"input_normalize": True}).notes[0]
 

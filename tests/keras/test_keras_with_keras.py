@@ -170,7 +170,7 @@ def test_we_open_what_keras_saves_and_agree(keras: ModuleType, tmp_path: Path, n
     source = make_network(
         num_classes=4, num_layers=3, dilation=3, normalization=True, dropout=0.05, input_normalize=scaling != "raw"
     )
-    settings, image = source.settings, make_image(source, (32, 16))
+    settings, image = source.arguments, make_image(source, (32, 16))
     scale: dict[str, Callable[[Any], Any]] = {
         "raw": lambda x: x,
         "rescaling": keras.layers.Rescaling(1.0 / 255),

@@ -103,7 +103,8 @@ def test_the_checkpoint_holds_the_weights_and_all_it_takes_to_use_them(tmp_path:
     prefix = "network."
     assert_same_bits(network, {key.removeprefix(prefix): tensor for key, tensor in content["state_dict"].items()})
     facts = content["hyper_parameters"]
-    assert {**network.settings, "in_channels": 3}.items() <= facts.items()
+    settings = facts["network"] | {key: facts[key] for key in ("num_classes", "in_channels")}
+    assert settings == {**network.arguments, "in_channels": 3, "name": "flexunet"}
     palette = {name: list(color) for name, color in zip(facts["palette"], TILE_PALETTE.values(), strict=True)}
     assert facts["palette"] == palette
     assert (facts["image_size"], facts["resize"], facts["learning_rate"]) == ([32, 32], "stretch", 7e-5)
@@ -143,7 +144,7 @@ def test_weights_are_what_the_original_made_not_what_was_meant(
     weights = write(tmp_path / name, make_network(**NETWORK), (32, 32))
     assert main(["migrate", str(small_config(tmp_path, changes)), str(tmp_path), "--weights", str(weights)]) == 0
     facts = read_checkpoint(tmp_path / "train_eval_infer.ckpt")["hyper_parameters"]
-    assert (facts["dilation"], facts["input_normalize"]) == (1, True)
+    assert (facts["network"]["dilation"], facts["network"]["input_normalize"]) == (1, True)
     assert value_in(tmp_path / "train_eval_infer.yaml", "model.dilation") == 1
     assert f"it is (1, 1), since {weights}" in capsys.readouterr().out
 

@@ -227,8 +227,8 @@ KEY_CASES = {
         {"train.epochs": "50", "train.batch_size": "4"}, {"trainer.max_epochs": 50, "data.batch_size": 4}
     ),
     "batch by default": one("train.batch_size", None, {"data.batch_size": 4}),
-    "patience": one("train.patience", "20", {"EarlyStopping.patience": 20}),
-    "no patience": one("train.patience", "0", {"EarlyStopping": None}),
+    "patience": one("train.patience", "20", {"patience": 20}),
+    "no patience": one("train.patience", "0", {"patience": 0}),
     "reducer": one(
         "train.reducer_patience",
         "5",
@@ -244,7 +244,7 @@ KEY_CASES = {
         "[train] reducer_factor: learning_rate_reducer is False",
     ),
     "reducer by default": one("train.learning_rate_reducer", None, {"model.schedule": "constant"}),
-    "no pictures": one("train.epoch_change_infer", "False", {"EpochPictures": None}, "[train] num_infer_images: "),
+    "no pictures": one("train.epoch_change_infer", "False", {"EpochPictures.count": 0}, "[train] num_infer_images: "),
     "pictures by default": one("train.epoch_change_infer", None, {"EpochPictures.count": 6}),
     "tiled pictures": Case(
         {

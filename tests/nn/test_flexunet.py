@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.nn.flexunet import ACTIVATIONS, FlexUNet, pad_to_multiple
+from flexunet_pl.nn.flexunet import ACTIVATIONS, FlexUNet, FlexUNetSettings, pad_to_multiple
 
 
 def convolutions(network: FlexUNet) -> list[nn.Conv2d]:
@@ -19,7 +19,9 @@ def convolutions(network: FlexUNet) -> list[nn.Conv2d]:
 
 
 def test_levels_taper_and_grow_as_the_original() -> None:
-    network = FlexUNet(6, base_filters=2, base_kernel=9, num_layers=5, dropout=0.04, dilation=3)
+    network = FlexUNet(
+        6, settings=FlexUNetSettings(base_filters=2, base_kernel=9, num_layers=5, dropout=0.04, dilation=3)
+    )
     blocks = convolutions(network)[:10:2]  # the first convolution of each encoder level and of the bridge
     assert [conv.out_channels for conv in blocks] == [2, 4, 8, 16, 32]
     assert [conv.kernel_size[0] for conv in blocks] == [9, 7, 5, 3, 3]
@@ -29,7 +31,7 @@ def test_levels_taper_and_grow_as_the_original() -> None:
 
 
 def test_order_inside_a_block() -> None:
-    block = FlexUNet(2, num_layers=2, normalization=True).bridge
+    block = FlexUNet(2, settings=FlexUNetSettings(num_layers=2, normalization=True)).bridge
     kinds = [type(layer).__name__ for layer in block]
     assert kinds == ["Conv2d", "ReLU", "BatchNorm2d", "Dropout", "Conv2d", "ReLU", "BatchNorm2d"]
     norm = block[2]
@@ -39,7 +41,7 @@ def test_order_inside_a_block() -> None:
 
 
 def test_group_norm_takes_the_place_of_batch_norm_and_looks_at_one_image_alone() -> None:
-    network = FlexUNet(2, base_filters=4, num_layers=3, dropout=0.0, normalization="group")
+    network = FlexUNet(2, settings=FlexUNetSettings(base_filters=4, num_layers=3, dropout=0.0, normalization="group"))
     assert [type(layer).__name__ for layer in network.bridge][2] == "GroupNorm"
     groups = {(layer.num_channels, layer.num_groups) for layer in network.modules() if isinstance(layer, nn.GroupNorm)}
     assert groups == {(4, 4), (8, 8), (16, 8)}
@@ -48,19 +50,19 @@ def test_group_norm_takes_the_place_of_batch_norm_and_looks_at_one_image_alone()
     torch.testing.assert_close(network(torch.cat([one, bright]))[:1], network(one))
     torch.testing.assert_close(network(torch.cat([one, bright])), network.train()(torch.cat([one, bright])))
     with pytest.raises(UserError, match="normalization='layer'; choose from false, true"):
-        FlexUNet(2, normalization="layer")
+        FlexUNet(2, settings=FlexUNetSettings(normalization="layer"))
 
 
 def test_the_published_tile_network_has_its_published_number_of_weights() -> None:
     with torch.device("meta"):
-        network = FlexUNet(6, base_filters=16, base_kernel=9, num_layers=8)
+        network = FlexUNet(6, settings=FlexUNetSettings(base_filters=16, base_kernel=9, num_layers=8))
     assert sum(parameter.numel() for parameter in network.parameters()) == 124_996_934
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 4])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 30), (33, 16)])
 def test_any_size_goes_in_and_comes_out(num_layers: int, height: int, width: int) -> None:
-    network = FlexUNet(3, base_filters=2, base_kernel=3, num_layers=num_layers).eval()
+    network = FlexUNet(3, settings=FlexUNetSettings(base_filters=2, base_kernel=3, num_layers=num_layers)).eval()
     assert network(torch.zeros(2, 3, height, width, dtype=torch.uint8)).shape == (2, 3, height, width)
 
 
@@ -73,14 +75,16 @@ def test_padding_repeats_the_last_row_and_column() -> None:
 @pytest.mark.parametrize("in_channels", [1, 3, 4, 7])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_channels_and_activations(in_channels: int, activation: str) -> None:
-    network = FlexUNet(2, in_channels, base_filters=2, base_kernel=3, num_layers=2, activation=activation)
+    network = FlexUNet(
+        2, in_channels, settings=FlexUNetSettings(base_filters=2, base_kernel=3, num_layers=2, activation=activation)
+    )
     network(torch.rand(1, in_channels, 8, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_input_normalize_divides_by_255() -> None:
-    plain = FlexUNet(2, base_filters=2, num_layers=2).eval()
-    scaling = FlexUNet(2, base_filters=2, num_layers=2, input_normalize=True).eval()
+    plain = FlexUNet(2, settings=FlexUNetSettings(base_filters=2, num_layers=2)).eval()
+    scaling = FlexUNet(2, settings=FlexUNetSettings(base_filters=2, num_layers=2, input_normalize=True)).eval()
     scaling.load_state_dict(plain.state_dict())
     image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
     torch.testing.assert_close(scaling(image), plain(image.float() / 255))
@@ -88,7 +92,7 @@ def test_input_normalize_divides_by_255() -> None:
 
 def test_initialisers_are_those_of_keras() -> None:
     torch.manual_seed(0)
-    network = FlexUNet(6, base_filters=16, base_kernel=9, num_layers=3)
+    network = FlexUNet(6, settings=FlexUNetSettings(base_filters=16, base_kernel=9, num_layers=3))
     conv = convolutions(network)[2]
     he = math.sqrt(2 / (16 * 7 * 7))
     assert conv.weight.std().item() == pytest.approx(he, rel=0.02)
@@ -118,7 +122,7 @@ def test_initialisers_are_those_of_keras() -> None:
 )
 def test_invalid_settings_fail_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        FlexUNet(**({"num_classes": 6} | settings))
+        FlexUNet.from_arguments({"num_classes": 6} | settings)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_invalid_settings_fail_at_construction(settings: dict[str, Any], message
     ],
 )
 def test_forward_parity_with_the_original(shared_dir: Path, name: str, settings: dict[str, Any]) -> None:
-    network = FlexUNet(6, base_filters=8, **settings).eval()
+    network = FlexUNet(6, settings=FlexUNetSettings(base_filters=8, **settings)).eval()
     copy_weights(shared_dir / "golden" / f"{name}_weights.h5", network)
     images = np.load(shared_dir / "golden" / f"{name}_input.npz")["images"]
     expected = np.load(shared_dir / "golden" / f"{name}_output.npz")["probs"]

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchmetrics import Metric
+from torchmetrics import Metric as TorchMetric
 
+from flexunet_pl.nn.metric_registry import METRICS, Metric, register_metric
 from flexunet_pl.nn.metrics import (
     Scores,
     ScoreTable,
@@ -24,7 +25,6 @@ from flexunet_pl.nn.metrics import (
     _histogram_by_sorting,
     confusion_matrix,
     mask_from_logits,
-    scores_from_confusion,
 )
 
 IGNORE = 255
@@ -39,6 +39,11 @@ def table_of(truth: list[int], predicted: list[int], num_classes: int = 3) -> Sc
     scores = Scores(num_classes)
     scores.update_masks(masks(predicted), masks(truth))
     return scores.compute()
+
+
+def of_class(table: ScoreTable, index: int) -> tuple[float | None, ...]:
+    """Dice, IoU, precision, recall, truth pixels and predicted pixels of a class."""
+    return tuple(table.of_class(index).values())
 
 
 def random_batch(
@@ -59,54 +64,55 @@ class TestConfusion:
         #                 right right wrong(0 for 1) wrong(1 for 2) right ignored
         table = table_of([0, 1, 1, 2, 2, IGNORE], [0, 1, 0, 1, 2, 1])
         assert table.confusion == ((1, 0, 0), (1, 1, 0), (0, 1, 1))
-        background, first, second = table.classes
-        assert (background.support, background.predicted) == (1, 2)
-        assert background[:4] == (2 * 1 / (1 + 2), 1 / 2, 1 / 2, 1 / 1)
-        assert first[:4] == (2 * 1 / (2 + 2), 1 / (2 + 2 - 1), 1 / 2, 1 / 2)
-        assert second[:4] == (2 * 1 / (2 + 1), 1 / (2 + 1 - 1), 1 / 1, 1 / 2)
-        assert table.mean_foreground_dice == (1 / 2 + 2 / 3) / 2
-        assert table.mean_foreground_iou == pytest.approx((1 / 3 + 1 / 2) / 2, abs=1e-16)
-        assert table.micro_foreground_dice == 2 * (1 + 1) / ((2 + 2) + (2 + 1))
-        assert table.pixel_accuracy == 3 / 5
-        assert table.mean_image_dice == pytest.approx(4 / 7, abs=2**-32)
+        assert of_class(table, 0) == (2 * 1 / (1 + 2), 1 / 2, 1 / 2, 1 / 1, 1, 2)
+        assert of_class(table, 1) == (2 * 1 / (2 + 2), 1 / (2 + 2 - 1), 1 / 2, 1 / 2, 2, 2)
+        assert of_class(table, 2) == (2 * 1 / (2 + 1), 1 / (2 + 1 - 1), 1 / 1, 1 / 2, 2, 1)
+        assert table["mean_foreground_dice"] == (1 / 2 + 2 / 3) / 2
+        assert table["mean_foreground_iou"] == pytest.approx((1 / 3 + 1 / 2) / 2, abs=1e-16)
+        assert table["micro_foreground_dice"] == 2 * (1 + 1) / ((2 + 2) + (2 + 1))
+        assert table["mean_iou"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3, abs=1e-16)
+        assert table["pixel_accuracy"] == 3 / 5
+        assert table["mean_class_accuracy"] == pytest.approx((1 / 1 + 1 / 2 + 1 / 2) / 3, abs=1e-16)
+        assert table["mean_image_dice"] == pytest.approx(4 / 7, abs=2**-32)
         assert table.images == 1
 
     def test_absent_class_has_no_scores_and_is_left_out_of_the_means(self) -> None:
         table = table_of([0, 0, 1, 1], [0, 1, 1, 1])
-        assert not table.classes[2].occurs
-        assert table.classes[2] == (None, None, None, None, 0, 0)
-        assert table.mean_foreground_dice == table.classes[1].dice == 2 * 2 / (2 + 3)
-        assert table.mean_foreground_iou == table.classes[1].iou == 2 / 3
+        assert of_class(table, 2) == (None, None, None, None, 0, 0)
+        assert table["mean_foreground_dice"] == of_class(table, 1)[0] == 2 * 2 / (2 + 3)
+        assert table["mean_foreground_iou"] == of_class(table, 1)[1] == 2 / 3
+        assert table["mean_iou"] == (1 / 2 + 2 / 3) / 2
+        assert table["mean_class_accuracy"] == (1 / 2 + 2 / 2) / 2
 
     def test_false_alarms_on_an_absent_class_are_reported_beside_the_means(self) -> None:
         table = table_of([0, 0, 0, 1], [2, 2, 0, 1])
-        assert table.mean_foreground_dice == 1
-        assert table.classes[2] == (None, None, None, None, 0, 2)
-        assert [scores.false_alarms for scores in table.classes] == [0, 0, 2]
-        assert table.micro_foreground_dice == 2 * 1 / (1 + 3)
-        assert table.pixel_accuracy == 2 / 4
+        assert table["mean_foreground_dice"] == 1
+        assert of_class(table, 2) == (None, None, None, None, 0, 2)
+        assert table["micro_foreground_dice"] == 2 * 1 / (1 + 3)
+        assert table["pixel_accuracy"] == 2 / 4
         assert table.to_mapping(["ground", "crack", "oil"])["false_alarms"] == {"oil": 2}
 
     def test_predicting_nothing_but_background_scores_0_on_the_classes_that_occur(self) -> None:
         table = table_of([0, 0, 0, 1, 2], [0, 0, 0, 0, 0])
-        assert table.classes[1] == (0.0, 0.0, 0.0, 0.0, 1, 0)
-        assert table.mean_foreground_dice == 0
-        assert table.pixel_accuracy == 3 / 5
-        assert table.mean_image_dice == 0
+        assert of_class(table, 1) == (0.0, 0.0, 0.0, 0.0, 1, 0)
+        assert table["mean_foreground_dice"] == 0
+        assert table["pixel_accuracy"] == 3 / 5
+        assert table["mean_image_dice"] == 0
 
     def test_truth_of_nothing_but_background_has_no_foreground_scores(self) -> None:
         table = table_of([0, 0, 0, 0], [0, 0, 0, 1])
-        assert table.mean_foreground_dice is None
-        assert table.mean_foreground_iou is None
-        assert table.micro_foreground_dice is None
-        assert table.mean_image_dice is None
-        assert table.classes[1].false_alarms == 1
-        assert table.classes[0].recall == 3 / 4
+        assert table["mean_foreground_dice"] is None
+        assert table["mean_foreground_iou"] is None
+        assert table["micro_foreground_dice"] is None
+        assert table["mean_image_dice"] is None
+        assert table.to_mapping(["ground", "crack", "oil"])["false_alarms"] == {"crack": 1, "oil": 0}
+        assert table.of_class(0)["recall"] == 3 / 4
 
     def test_nothing_counted_gives_no_scores(self) -> None:
         table = table_of([IGNORE, IGNORE], [0, 1])
-        assert table.pixel_accuracy is None
-        assert all(scores == (None, None, None, None, 0, 0) for scores in table.classes)
+        assert table["pixel_accuracy"] is None
+        assert [of_class(table, index) for index in range(3)] == [(None, None, None, None, 0, 0)] * 3
+        assert table["mean_class_accuracy"] is None
         assert table.images == 1
 
     def test_dice_per_image_is_a_mean_over_the_images_that_have_foreground(self) -> None:
@@ -115,7 +121,7 @@ class TestConfusion:
         scores.update_masks(masks([1, 1, 2, 0], [1, 1, 1, 1], [2, 2, 2, 0], [0, 0, 1, 0]), truth)
         table = scores.compute()
         # hits 1 of 2 true and 3 predicted; no foreground; 3 of 4 and 3; 0 of 1 and 0 (the ignored pixel is not counted)
-        assert table.mean_image_dice == pytest.approx((2 / 5 + 6 / 7 + 0) / 3, abs=2**-32)
+        assert table["mean_image_dice"] == pytest.approx((2 / 5 + 6 / 7 + 0) / 3, abs=2**-32)
         assert table.images == 4
 
     def test_one_unbatched_image_and_images_of_different_sizes_add_up(self) -> None:
@@ -125,8 +131,8 @@ class TestConfusion:
         table = scores.compute()
         assert table.confusion == ((1, 2), (0, 4))
         assert table.images == 2
-        assert table.dice_coef_multiclass is None
-        assert table.loss is None
+        assert table["dice_coef_multiclass"] is None
+        assert table["loss"] is None
 
     def test_255_classes_fit_beside_the_ignored_pixels(self) -> None:
         truth = masks([0, 253, 254, 255])
@@ -156,16 +162,18 @@ class TestConfusion:
         predicted = data.draw(st.lists(st.integers(0, classes - 1), min_size=pixels, max_size=pixels))
         table = table_of(truth, predicted, classes)
         counted = {i for i, index in enumerate(truth) if index != IGNORE}
-        for k, scores in enumerate(table.classes):
+        for k in range(classes):
+            dice, iou, precision, recall, support, pixels_predicted = of_class(table, k)
             true = {i for i in counted if truth[i] == k}
             found = {i for i in counted if predicted[i] == k}
-            assert (scores.support, scores.predicted) == (len(true), len(found))
+            assert (support, pixels_predicted) == (len(true), len(found))
             if true:
-                assert scores.dice == 2 * len(true & found) / (len(true) + len(found))
-                assert scores.iou == len(true & found) / len(true | found)
-                assert scores.recall == len(true & found) / len(true)
-                assert scores.precision == (len(true & found) / len(found) if found else 0)
-        assert scores_from_confusion(confusion_matrix(np.array(truth), np.array(predicted), classes))[:6] == table[:6]
+                assert dice == 2 * len(true & found) / (len(true) + len(found))
+                assert iou == len(true & found) / len(true | found)
+                assert recall == len(true & found) / len(true)
+                assert precision == (len(true & found) / len(found) if found else 0)
+        by_hand = ScoreTable(confusion_matrix(np.array(truth), np.array(predicted), classes))
+        assert by_hand.confusion == table.confusion
 
     def test_pure_functions_take_arrays_and_tensors_and_agree_with_the_metric(self) -> None:
         logits, mask, _ = random_batch(images=3)
@@ -178,7 +186,7 @@ class TestConfusion:
             matrix = confusion_matrix(truth, predicted, 3)
             assert matrix.dtype == np.int64
             assert np.array_equal(matrix, scores.compute().confusion)
-            assert scores_from_confusion(torch.from_numpy(matrix)) == scores_from_confusion(matrix)
+            assert ScoreTable(torch.from_numpy(matrix)) == ScoreTable(matrix)
 
     def test_masks_of_different_shapes_are_refused(self) -> None:
         with pytest.raises(ValueError, match="they must agree"):
@@ -202,11 +210,9 @@ class TestSoft:
         scores = Scores(2)
         scores.update(probabilities.T[None, :, None].log(), masks([0, 1]))
         table = scores.compute()
-        assert table.dice_coef_multiclass == pytest.approx((2 * (0.75 + 0.5) + 1) / (2 + 2 + 1), abs=1e-7)
-        assert table.dice_coef_foreground == pytest.approx(2 * 0.5 / (1 + 0.75), abs=1e-6)
-        expected = (1.6 * 3.5 / 5 + 0.4 * 4 / 7) / 2
-        assert table.dice_coef_hybrid(1.6, 0.4) == pytest.approx(expected, abs=1e-6)
-        assert table.dice_coef_hybrid() == pytest.approx((1.5 * 3.5 / 5 + 0.5 * 4 / 7) / 2, abs=1e-6)
+        assert table["dice_coef_multiclass"] == pytest.approx((2 * (0.75 + 0.5) + 1) / (2 + 2 + 1), abs=1e-7)
+        assert table["dice_coef_foreground"] == pytest.approx(2 * 0.5 / (1 + 0.75), abs=1e-6)
+        assert table["dice_coef_hybrid"] == pytest.approx((1.5 * 3.5 / 5 + 0.5 * 4 / 7) / 2, abs=1e-6)
 
     @pytest.mark.parametrize("channels", [1, 2, 4])
     def test_equals_the_formulas_in_float64(self, channels: int) -> None:
@@ -222,8 +228,8 @@ class TestSoft:
         multiclass = (2 * overlap.sum(1) + 1) / (total.sum(1) + 1)
         first = 0 if channels == 1 else 1
         foreground = (2 * overlap[:, first:] + 1e-6) / (total[:, first:] + 1e-6)
-        assert table.dice_coef_multiclass == pytest.approx(multiclass.mean(), abs=1e-7)
-        assert table.dice_coef_foreground == pytest.approx(foreground.mean(), abs=1e-7)
+        assert table["dice_coef_multiclass"] == pytest.approx(multiclass.mean(), abs=1e-7)
+        assert table["dice_coef_foreground"] == pytest.approx(foreground.mean(), abs=1e-7)
 
     def test_multiclass_is_soft_pixel_accuracy_and_foreground_counts_absent_classes(self) -> None:
         truth = masks([0] * 9 + [1])
@@ -232,10 +238,10 @@ class TestSoft:
         scores = Scores(3)
         scores.update(certain, truth)
         table = scores.compute()
-        assert table.dice_coef_multiclass == pytest.approx((2 * 9 + 1) / (10 + 10 + 1), abs=1e-9)
+        assert table["dice_coef_multiclass"] == pytest.approx((2 * 9 + 1) / (10 + 10 + 1), abs=1e-9)
         # Class 1 is missed: 1e-6 / (1 + 1e-6). Class 2 is neither there nor predicted: 1e-6 / 1e-6.
-        assert table.dice_coef_foreground == pytest.approx((0 + 1) / 2, abs=1e-6)
-        assert table.mean_foreground_dice == 0
+        assert table["dice_coef_foreground"] == pytest.approx((0 + 1) / 2, abs=1e-6)
+        assert table["mean_foreground_dice"] == 0
 
     @pytest.mark.parametrize("probability", [1e-9, 1e-11])
     def test_tiny_probabilities_of_an_absent_class_are_not_rounded_away(self, probability: float) -> None:
@@ -244,7 +250,7 @@ class TestSoft:
         scores = Scores(2)
         scores.update(logits, torch.zeros(1, 64, 64, dtype=torch.uint8))
         expected = 1e-6 / (4096 * probability + 1e-6)
-        assert scores.compute().dice_coef_foreground == pytest.approx(expected, rel=1e-5)
+        assert scores.compute()["dice_coef_foreground"] == pytest.approx(expected, rel=1e-5)
 
     def test_one_channel_counts_in_a_2x2_matrix_from_p_above_a_half(self) -> None:
         logits = torch.tensor([0.0, 1e-9, 1e-3, -1e-3]).view(1, 1, 1, 4)  # sigmoid(1e-9) is 0.5 in float32
@@ -261,7 +267,7 @@ class TestSoft:
         scores = Scores(3)
         scores.update(logits[:1], mask[:1], torch.tensor([0.5]))
         scores.update(logits[1:], mask[1:], torch.tensor([1.0, 3.0]))
-        assert scores.compute().loss == 1.5
+        assert scores.compute()["loss"] == 1.5
 
     @pytest.mark.parametrize("loss", [math.nan, math.inf, 1e9])
     def test_a_loss_out_of_bounds_shows_as_nan_in_the_table_and_null_in_json(self, loss: float) -> None:
@@ -269,7 +275,7 @@ class TestSoft:
         scores = Scores(3)
         scores.update(logits, mask, torch.tensor([0.5, loss]))
         table = scores.compute()
-        assert str(table.loss) == "nan"
+        assert str(table["loss"]) == "nan"
         assert table.to_mapping(["a", "b", "c"])["loss"] is None
 
     def test_logits_that_are_not_finite_show_as_nan(self) -> None:
@@ -278,8 +284,8 @@ class TestSoft:
         scores = Scores(3)
         scores.update_soft(logits, mask)
         table = scores.compute()
-        assert str(table.dice_coef_multiclass) == "nan"
-        assert str(table.dice_coef_foreground) == "nan"
+        assert str(table["dice_coef_multiclass"]) == "nan"
+        assert str(table["dice_coef_foreground"]) == "nan"
 
     def test_soft_and_hard_scores_may_be_taken_at_different_sizes(self) -> None:
         logits, mask, loss = random_batch(images=2)
@@ -308,12 +314,6 @@ class TestSoft:
         logits, mask, _ = random_batch(images=2)
         with pytest.raises(ValueError, match="one value for each of the 2 images"):
             Scores(3).update(logits, mask, torch.tensor(1.0))
-
-    def test_weights_of_the_hybrid_are_checked(self) -> None:
-        table = table_of([0, 1], [0, 1])
-        assert table.dice_coef_hybrid() is None
-        with pytest.raises(ValueError, match="not both 0"):
-            table.dice_coef_hybrid(0, 0)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -380,11 +380,11 @@ class TestAccumulation:
     def test_a_table_is_renewed_by_each_kind_of_update(self) -> None:
         scores = Scores(2)
         scores.update_masks(masks([1]), masks([1]))
-        assert scores.compute().pixel_accuracy == 1
+        assert scores.compute()["pixel_accuracy"] == 1
         scores.update_masks(masks([0]), masks([1]))
-        assert scores.compute().pixel_accuracy == 0.5
+        assert scores.compute()["pixel_accuracy"] == 0.5
         scores.update_soft(torch.zeros(1, 1, 1, 1), masks([1]), torch.tensor([2.0]))
-        assert scores.compute().loss == 2
+        assert scores.compute()["loss"] == 2
         scores.reset()
         scores.update_masks(masks([0]), masks([0]))
         assert scores.compute() == table_of([0], [0], 2)
@@ -449,8 +449,9 @@ class TestMapping:
         mapping = scores.compute().to_mapping(["ground", "crack", "oil"])
         assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping
         assert list(mapping["classes"]) == ["ground", "crack", "oil"]
-        assert mapping["classes"]["crack"] == {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "support": 1}
-        assert mapping["classes"]["oil"] == {"dice": None, "iou": None, "precision": None, "recall": None, "support": 0}
+        zeros = {"dice": 0, "iou": 0, "precision": 0, "recall": 0}
+        assert mapping["classes"]["crack"] == zeros | {"support": 1, "predicted": 0}
+        assert mapping["classes"]["oil"] == dict.fromkeys(zeros) | {"support": 0, "predicted": 0}
         assert mapping["false_alarms"] == {"oil": 0}
         assert mapping["loss"] == 0.25
         assert mapping["images"] == 1
@@ -467,7 +468,7 @@ class TestMapping:
 
 
 def test_is_a_metric_of_torchmetrics() -> None:
-    assert issubclass(Scores, Metric)
+    assert issubclass(Scores, TorchMetric)
 
 
 # Corners of the colour cube, red first: background 000, crack 001, glue_strip 100, gray_stroke 010, oil 110, rough 011.
@@ -493,9 +494,33 @@ def test_published_masks_of_real_tiles(shared_dir: Path) -> None:
             background[:, 0] = 100
             nothing.update(background, torch.from_numpy(truth[None]))
     table = published.compute()
-    assert [scores.dice for scores in table.classes] == list(2 * hits / sizes)
-    assert table.mean_foreground_dice == pytest.approx(np.mean(2 * hits[1:] / sizes[1:]), abs=1e-15)
+    assert [table.of_class(index)["dice"] for index in range(6)] == list(2 * hits / sizes)
+    assert table["mean_foreground_dice"] == pytest.approx(np.mean(2 * hits[1:] / sizes[1:]), abs=1e-15)
     assert float(np.mean(2 * hits[1:] / sizes[1:])) > 0.9
     # (36 * .9176 - 12 * .9146) / 24: what was measured on all 36 public tiles, less the 12 that are not here.
-    assert nothing.compute().dice_coef_multiclass == pytest.approx(0.9191, abs=2e-4)
-    assert nothing.compute().mean_foreground_dice == 0
+    assert nothing.compute()["dice_coef_multiclass"] == pytest.approx(0.9191, abs=2e-4)
+    assert nothing.compute()["mean_foreground_dice"] == 0
+
+
+class TestRegistry:
+    """Metrics are declared once."""
+
+    def test_a_key_is_taken_once_for_each_source_and_level(self) -> None:
+        with pytest.raises(ValueError, match=r"metric 'dice' \(other\): Dice has this key"):
+            register_metric(Metric("dice", "other", lambda counts: counts.hits, per_class=True))
+
+    def test_a_registered_metric_is_in_the_table_the_log_and_the_json(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flexunet_pl.nn.metric_registry.METRICS", METRICS)
+        for place in (("pixels", False, "worst_iou"), ("pixels", True, "f2")):
+            monkeypatch.setitem(METRICS, place, None)  # removes it again after the test
+            monkeypatch.delitem(METRICS, place)
+        f2 = Metric("f2", "F2", lambda c: c.share(5 * c.hits, 4 * c.support + c.predicted), per_class=True, main=True)
+        worst = Metric("worst_iou", "worst IoU", lambda c: np.nanmin(c.share(c.hits, c.support + c.predicted - c.hits)))
+        register_metric(f2, worst)
+        table = table_of([0, 0, 1, 1], [0, 1, 1, 1])
+        assert table["worst_iou"] == 1 / 2  # background: 1 of 2 pixels; class 1: 2 of 3
+        mapping = table.to_mapping(["ground", "crack", "oil"])
+        assert mapping["worst_iou"] == 1 / 2
+        assert mapping["classes"]["crack"]["f2"] == 5 * 2 / (4 * 2 + 3)
+        assert mapping["classes"]["oil"]["f2"] is None
+        assert table.to_log(["ground", "crack", "oil"]).items() >= {"worst_iou": 1 / 2, "f2/crack": 10 / 11}.items()

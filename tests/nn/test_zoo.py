@@ -17,18 +17,18 @@ from flexunet_pl.export.bundle import export, facts_of
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.nn.encoder_weights import load_encoder_weights, read_weights
 from flexunet_pl.nn.networks import build_network
-from flexunet_pl.nn.zoo import ZOO, LoneValueBatchNorm, ZooNetwork
+from flexunet_pl.nn.zoo import ZOO, LoneValueBatchNorm, ZooNetwork, ZooSettings
 from flexunet_pl.training.task import SegmentationTask
 
 # Encoders that timm has for tests; a thousandth of what people train.
 SMALL = {name: "tu-test_vit" if name == "dpt" else "tu-test_resnet" for name in ZOO}
 PALETTE = {"background": [0, 0, 0], "crack": [255, 0, 0], "oil": [0, 255, 0]}
-NO_KEYS = dict.fromkeys(("base_filters", "dropout", "encoder", "encoder_weights"))
 
 
-def small_task(name: str, **settings: Any) -> SegmentationTask:
+def small_task(name: str, encoder_weights: str | None = None, **settings: Any) -> SegmentationTask:
     torch.manual_seed(0)
-    return SegmentationTask(PALETTE, network=name, encoder=SMALL[name], image_size=64, **settings)
+    network = {"name": name, "encoder": SMALL[name], "encoder_weights": encoder_weights}
+    return SegmentationTask(PALETTE, network=network, image_size=64, **settings)
 
 
 def saved(task: SegmentationTask, path: Path) -> Path:
@@ -109,8 +109,18 @@ def all_the_way(name: str, tiny_config: Path, tiny_data: Path, folder: Path) -> 
     ("name", "given", "message"),
     [
         pytest.param("unett", {}, "did you mean 'unet'", id="network"),
-        pytest.param("unet", {"base_filters": 8}, "model.base_filters=8: of flexunet only", id="a key of FlexUNet"),
-        pytest.param("flexunet", {"encoder": "resnet18"}, "of the other networks only", id="a key of the zoo"),
+        pytest.param(
+            "unet",
+            {"base_filters": 8},
+            "model.base_filters=8: no setting of model.network=unet",
+            id="a key of FlexUNet",
+        ),
+        pytest.param(
+            "flexunet",
+            {"encoder": "resnet18"},
+            "model.encoder=resnet18: no setting of model.network=flexunet",
+            id="a key of the zoo",
+        ),
         pytest.param("unet", {"encoder": "resnet81"}, "did you mean 'resnet18'", id="encoder"),
         pytest.param("unet", {"encoder": "tu-test_resnt"}, "did you mean 'tu-test_resnet'", id="encoder of timm"),
         pytest.param("linknet", {"encoder": "mit_b0"}, "does not work with model.network='linknet'", id="no match"),
@@ -125,7 +135,7 @@ def all_the_way(name: str, tiny_config: Path, tiny_data: Path, folder: Path) -> 
 )
 def test_what_does_not_fit_is_told(name: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_network(name, 3, 3, NO_KEYS | given)
+        build_network({"name": name} | given, 3, 3)
 
 
 def test_weights_by_name_without_a_hub_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,29 +147,45 @@ def test_weights_by_name_without_a_hub_are_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(encoders, "hf_hub_download", unreachable)
     message = r"'imagenet' of 'resnet18' cannot be fetched \(OSError: no route to host\); download the file .* its path"
     with pytest.raises(UserError, match=message):
-        build_network("unet", 3, 3, NO_KEYS | {"encoder": "resnet18", "encoder_weights": "imagenet"})
+        build_network({"name": "unet", "encoder": "resnet18", "encoder_weights": "imagenet"}, 3, 3)
 
 
-def test_a_task_asks_no_hub_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+def test_only_weights_by_name_are_asked_for_at_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import segmentation_models_pytorch.encoders as encoders
+    import timm.models._builder as builder
+    import timm.models._hub as hub
 
-    def refused(*_: object, **__: object) -> None:
-        raise AssertionError("the network was reached for")
+    asked: list[str] = []
 
-    monkeypatch.setattr(socket.socket, "connect", refused)
+    def refused(repository: str, *_: object, **__: object) -> None:
+        asked.append(repository)
+        raise OSError("no hub")
+
+    monkeypatch.setattr(encoders, "hf_hub_download", refused)
+    monkeypatch.setattr(hub, "hf_hub_download", refused)
+    monkeypatch.setattr(builder, "load_pretrained", refused)
     for name in ("unet", "dpt"):
         small_task(name)
+    build_network({"name": "unet", "encoder": "resnet18"}, 3, 3)
+    assert asked == []
+    # The same functions are asked where weights are named, so that an empty list means something.
+    for encoder in ("resnet18", "tu-test_resnet"):
+        with pytest.raises((UserError, TypeError), match="cannot be fetched"):
+            build_network({"name": "unet", "encoder": encoder, "encoder_weights": "imagenet"}, 3, 3)
+    assert len(asked) == 2
 
 
 def test_the_network_normalises_as_its_encoder_expects() -> None:
-    network = ZooNetwork("unet", 2, encoder="resnet18").eval()
+    network = ZooNetwork("unet", 2, settings=ZooSettings(encoder="resnet18")).eval()
     assert network.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])  # 255 * .485, .456, .406
     assert network.std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])  # 255 * .229, .224, .225
     image = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
     expected = network.model((image / 255 - network.mean / 255) / (network.std / 255))
     torch.testing.assert_close(network(image), expected, atol=1e-4, rtol=1e-4)
-    assert ZooNetwork("unet", 2, in_channels=1, encoder="xception").mean.flatten().tolist() == [127.5]
-    assert ZooNetwork("unet", 2, 4, encoder="resnet18").mean.flatten().tolist() == pytest.approx(
+    assert ZooNetwork("unet", 2, in_channels=1, settings=ZooSettings(encoder="xception")).mean.flatten().tolist() == [
+        127.5
+    ]
+    assert ZooNetwork("unet", 2, 4, settings=ZooSettings(encoder="resnet18")).mean.flatten().tolist() == pytest.approx(
         [123.675, 116.28, 103.53, 123.675]
     )
 
@@ -179,7 +205,7 @@ def test_encoder_weights_are_read_from_files_of_all_kinds(
     encoder: str, spell: Any, suffix: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    part = encoder_of(ZooNetwork("fpn", 2, encoder=encoder))
+    part = encoder_of(ZooNetwork("fpn", 2, settings=ZooSettings(encoder=encoder)))
     weights = {spell(key): value.clone() for key, value in part.state_dict().items()}
     weights["fc.weight"] = torch.zeros(10, 4)  # a classifier, which is left out
     path = tmp_path / f"weights.{suffix}"
@@ -187,7 +213,7 @@ def test_encoder_weights_are_read_from_files_of_all_kinds(
         torch.save({"state_dict": weights}, path)
     else:
         save_file(weights, path)
-    other = ZooNetwork("fpn", 2, encoder=encoder, encoder_weights=str(path))
+    other = ZooNetwork("fpn", 2, settings=ZooSettings(encoder=encoder, encoder_weights=str(path)))
     assert all(torch.equal(value, part.state_dict()[key]) for key, value in encoder_of(other).state_dict().items())
 
 
@@ -197,12 +223,12 @@ def encoder_of(network: ZooNetwork) -> nn.Module:
 
 def test_a_first_layer_for_rgb_is_adapted_to_other_channels(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    three = encoder_of(ZooNetwork("unet", 2, encoder="resnet18")).eval()
+    three = encoder_of(ZooNetwork("unet", 2, settings=ZooSettings(encoder="resnet18"))).eval()
     torch.save(three.state_dict(), tmp_path / "three.pth")
     grey = torch.rand(1, 1, 32, 32)
     expected = three(grey.expand(-1, 3, -1, -1))[-1]
     for channels in (1, 2, 5):
-        network = ZooNetwork("unet", 2, channels, "resnet18", str(tmp_path / "three.pth"))
+        network = ZooNetwork("unet", 2, channels, settings=ZooSettings("resnet18", str(tmp_path / "three.pth")))
         result = encoder_of(network).eval()(grey.expand(-1, channels, -1, -1))[-1]
         if channels == 1:
             torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
@@ -216,12 +242,12 @@ def test_a_first_layer_for_rgb_is_adapted_to_other_channels(tmp_path: Path) -> N
 def test_weights_of_another_encoder_and_files_that_run_code_are_refused(tmp_path: Path) -> None:
     import os
 
-    small = encoder_of(ZooNetwork("unet", 2, encoder="resnet18"))
+    small = encoder_of(ZooNetwork("unet", 2, settings=ZooSettings(encoder="resnet18")))
     torch.save(small.state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(
         UserError, match=r"holds \d+ of the \d+ weights of the encoder 'resnet34'; the first one missing"
     ):
-        ZooNetwork("unet", 2, encoder="resnet34", encoder_weights=str(tmp_path / "resnet18.pth"))
+        ZooNetwork("unet", 2, settings=ZooSettings(encoder="resnet34", encoder_weights=str(tmp_path / "resnet18.pth")))
     wide = {
         key: value.repeat(2, *[1] * (value.ndim - 1)) if value.ndim else value
         for key, value in small.state_dict().items()
@@ -235,7 +261,7 @@ def test_weights_of_another_encoder_and_files_that_run_code_are_refused(tmp_path
         with pytest.raises(UserError, match="cannot be read as weights"):
             read_weights(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
-        ZooNetwork("unet", 2, encoder="resnet18", encoder_weights="weights/absent.pth")
+        ZooNetwork("unet", 2, settings=ZooSettings(encoder="resnet18", encoder_weights="weights/absent.pth"))
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="holds no weights"):
         read_weights(tmp_path / "list.pt")
@@ -246,8 +272,8 @@ def test_a_checkpoint_rebuilds_the_network_without_the_file_of_encoder_weights(t
     task = small_task("unet", encoder_weights=str(tmp_path / "e.pth"))
     (tmp_path / "e.pth").unlink()
     read = SegmentationTask.from_checkpoint(saved(task, tmp_path / "last.ckpt"))
-    assert read.hparams["encoder_weights"] is None
-    assert (read.hparams["encoder"], read.hparams["base_filters"]) == ("tu-test_resnet", None)
+    expected = {"name": "unet", "encoder": "tu-test_resnet", "encoder_weights": None}
+    assert read.hparams["network"] == expected
     assert all(torch.equal(value, read.state_dict()[key]) for key, value in task.state_dict().items())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flexunet_pl.cli.main import main
-from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 from flexunet_pl.summary.describe import REACH_WIDTH, describe
 from flexunet_pl.summary.drawing import draw
 from flexunet_pl.summary.text import as_text
@@ -26,7 +26,7 @@ from flexunet_pl.summary.text import as_text
 )
 def test_the_tile_network_costs_what_is_known_of_it(levels: int, parameters: int, gflop: int) -> None:
     with torch.device("meta"):  # drawing 125 million initial weights would take a while
-        network = FlexUNet(6, num_layers=levels)
+        network = FlexUNet(6, settings=FlexUNetSettings(num_layers=levels))
     found = describe(network, (3, 512, 512))
     assert found.parameters == parameters
     assert round(found.flops / 1e9) == gflop
@@ -74,9 +74,17 @@ class Zigzag(nn.Module):
 @pytest.mark.parametrize(
     ("network", "channels"),
     [
-        pytest.param(FlexUNet(2, 1, base_filters=2, base_kernel=3, num_layers=3, dropout=0), 1, id="FlexUNet"),
         pytest.param(
-            FlexUNet(2, 1, base_filters=2, base_kernel=5, num_layers=2, dilation=2, dropout=0), 1, id="dilated"
+            FlexUNet(2, 1, settings=FlexUNetSettings(base_filters=2, base_kernel=3, num_layers=3, dropout=0)),
+            1,
+            id="FlexUNet",
+        ),
+        pytest.param(
+            FlexUNet(
+                2, 1, settings=FlexUNetSettings(base_filters=2, base_kernel=5, num_layers=2, dilation=2, dropout=0)
+            ),
+            1,
+            id="dilated",
         ),
         pytest.param(Zigzag(), 1, id="other operations"),
     ],
@@ -108,7 +116,7 @@ def test_what_cannot_be_followed_is_not_told() -> None:
 
     found = describe(nn.Sequential(nn.Conv2d(1, 2, 1), Attention()), (1, 8, 8))
     assert found.receptive_field is None
-    assert "not known" in as_text(found)
+    assert "unknown: the network has operations that mix all pixels" in as_text(found)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_other_networks_are_described_and_drawn(build: Any, field: int) -> None:
 
 
 def test_blocks_know_what_feeds_them() -> None:
-    found = describe(FlexUNet(6, base_filters=4, num_layers=3), (3, 64, 32))
+    found = describe(FlexUNet(6, settings=FlexUNetSettings(base_filters=4, num_layers=3)), (3, 64, 32))
     assert [(b.channels, b.height, b.width, sorted(b.inputs)) for b in found.blocks] == [
         (4, 64, 32, []),
         (8, 32, 16, [0]),
@@ -141,6 +149,33 @@ def test_blocks_know_what_feeds_them() -> None:
     assert [sorted(block.inputs) for block in unet.blocks] == [
         [], [0], [1], [2], [3], [3, 4], [2, 5], [1, 6], [0, 7], [8]
     ]  # fmt: skip
+
+
+def test_test_time_augmentation_does_the_work_twice() -> None:
+    layer = nn.Conv2d(3, 5, 3, padding=1, bias=False)
+    once, twice = (describe(layer, (3, 10, 8), views=views) for views in (1, 2))
+    assert twice.flops == 2 * once.flops == 2 * 2 * 3 * 9 * 5 * 80  # views, multiply-add, weights, pixels
+    weights = 4 * 3 * 9 * 5
+    assert twice.inference_bytes - weights == 2 * (once.inference_bytes - weights)
+    assert twice.training_bytes == once.training_bytes, "training sees each image once"
+
+
+def test_the_command_counts_both_views_of_test_time_augmentation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {
+        "model": {"num_layers": 2, "tta": True},
+        "data": {"palette": {"a": [0, 0, 0], "b": [1, 1, 1]}, "image_size": 32},
+    }
+    (tmp_path / "tta.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config | {"model": {"num_layers": 2}}))
+    numbers = []
+    for name in ("plain", "tta"):
+        assert main(["summary", str(tmp_path / f"{name}.yaml")]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("FLOP"))
+        assert ("in 2 views (model.tta)" in line) == (name == "tta")
+        numbers.append(float(line.split()[1]))
+    assert numbers[1] == pytest.approx(2 * numbers[0], rel=0.01)
 
 
 def test_the_command_writes_text_and_picture(
@@ -162,7 +197,7 @@ def test_a_config_is_enough(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert main(["summary", str(ROOT / "configs" / "tile.yaml")]) == 0
     shown = capsys.readouterr().out
     assert "8,332,102" in shown
-    assert "104.3 GFLOP forward for one image of 512 x 512; a multiplication with the addition after it" in shown
+    assert "104.3 GFLOP forward for one image of 512 x 512; a multiply-add counts as 2" in shown
     config = {"model": {"num_layers": 2}, "data": {"palette": {"a": [0, 0, 0], "b": [1, 1, 1]}, "channels": 1}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     assert main(["summary", str(tmp_path / "small.yaml"), "--size", "64"]) == 0
@@ -176,7 +211,7 @@ def test_a_config_is_enough(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         pytest.param(["."], "holds no checkpoint", id="folder"),
         pytest.param(["list.yaml"], "needs the sections model and data", id="no config"),
         pytest.param(["wrong.yaml"], "unexpected keyword argument 'base_filtres'", id="unknown key"),
-        pytest.param(["wrong.yaml", "--size", "12y"], "--size 12y: is no size; write 512, or 512x768", id="size"),
+        pytest.param(["wrong.yaml", "--size", "12y"], "--size 12y must be a side in pixels such as 512", id="size"),
         pytest.param(["wrong.yaml", "--batch_size", "0"], "--batch_size 0 must be at least 1", id="batch"),
     ],
 )

@@ -181,3 +181,26 @@ def test_the_fake_trainer_answers_as_lightnings_does() -> None:
     timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]  # Lightning declares it nowhere
     assert [timer.time_remaining() for timer in timers] == [100]
     assert trainer.strategy.broadcast(1.5) == 1.5
+
+
+def test_a_resumed_one_cycle_goes_on_in_the_cycle_of_its_new_length() -> None:
+    def schedule(steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+        return optimizer, schedules.STEP_SCHEDULES["one_cycle"](optimizer, steps, 0)
+
+    optimizer, first = schedule(4)
+    for _ in range(3):
+        optimizer.step()
+        first.step()
+    optimizer, longer = schedule(8)
+    longer.load_state_dict(first.state_dict())
+    whole, reference = schedule(8)
+    for _ in range(3):
+        whole.step()
+        reference.step()
+    for _ in range(4):  # up to step 7, the last of 8
+        for one, scheduler in ((optimizer, longer), (whole, reference)):
+            one.step()
+            scheduler.step()
+        assert longer.get_last_lr() == reference.get_last_lr()
+    assert longer.get_last_lr()[0] == pytest.approx(1 / 25 / 1e4)  # torch's final rate

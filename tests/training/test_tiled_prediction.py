@@ -83,7 +83,7 @@ def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(mo
 
     monkeypatch.setattr(SegmentationTask, "forward", brightest)
     palette = {"background": [0, 0, 0], "a": [255, 0, 0], "b": [0, 255, 0]}
-    task = task_for(16, 4, {"palette": palette, "num_layers": 1, "resize": "none"})
+    task = task_for(16, 4, {"palette": palette, "network": {"num_layers": 1}, "resize": "none"})
     image = noise(40, 19, 3)
     batch = {"image": torch.from_numpy(image).permute(2, 0, 1)[None]}
     np.testing.assert_array_equal(task.predict_step(batch, 0)[0], image.argmax(axis=2))
@@ -91,7 +91,7 @@ def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(mo
 
 
 def test_one_sigmoid_channel_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = TiledTask({"background": [0, 0, 0], "a": [255, 0, 0]}, 1, num_layers=1, resize="none")
+    task = TiledTask({"background": [0, 0, 0], "a": [255, 0, 0]}, 1, {"num_layers": 1}, resize="none")
     monkeypatch.setattr(SegmentationTask, "forward", lambda _, image: image[:, :1].float() - 100)
     task.tiling = Tiling(8, 2)
     image = torch.tensor([99, 100, 101], dtype=torch.uint8).expand(3, 20, 3).clone()

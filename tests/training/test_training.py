@@ -36,7 +36,7 @@ def test_a_checkpoint_is_plain_data_and_tells_what_it_needs(tiny_checkpoint: Pat
     facts = torch.load(tiny_checkpoint, weights_only=True)["hyper_parameters"]
     assert facts["palette"]["crack"] == [0, 0, 255]
     assert (facts["num_classes"], facts["image_size"], facts["resize"]) == (6, [32, 32], "stretch")
-    assert (facts["base_filters"], facts["activation"], facts["version"]) == (4, "relu", "0.1.0")
+    assert (facts["network"]["base_filters"], facts["network"]["activation"], facts["version"]) == (4, "relu", "0.1.0")
 
 
 def test_test_scores_equal_what_numpy_makes_of_the_predicted_masks(
@@ -185,7 +185,8 @@ def test_two_runs_with_one_seed_are_the_same(tiny_config: Path, tmp_path: Path) 
 def test_running_statistics_follow_at_the_pace_asked_for() -> None:
     palette = {"background": [0, 0, 0], "crack": [0, 0, 255]}
     for momentum, expected in ((None, 0.01), (0.25, 0.25)):
-        task = SegmentationTask(palette, base_filters=2, num_layers=2, normalization=True, batchnorm_momentum=momentum)
+        network = {"name": "flexunet", "base_filters": 2, "num_layers": 2, "normalization": True}
+        task = SegmentationTask(palette, network=network, batchnorm_momentum=momentum)
         layers = [layer for layer in task.network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
         assert [layer.momentum for layer in layers] == [expected] * 6
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: pictures of fixed images, their strip, what loggers get, the table it prints."""
+"""Pictures of fixed images, their strip, what loggers get, and the table that a run prints."""
 
 import csv
 from pathlib import Path
@@ -107,11 +107,11 @@ def test_the_strip_leaves_out_epochs_that_a_broken_run_left(tmp_path: Path) -> N
         assert getattr(animation, "n_frames", 1) in (1, 3)  # frames that are alike may be joined
 
 
-def test_mistakes_are_told() -> None:
+def test_wrong_numbers_of_epochs_or_images_are_errors() -> None:
     with pytest.raises(UserError, match="strip_every=0 must be at least 1"):
         EpochPictures(strip_every=0)
-    with pytest.raises(UserError, match="count=0 must be at least 1"):
-        EpochPictures(count=0)
+    with pytest.raises(UserError, match="count=-1 must be a number of images, or 0 for no pictures"):
+        EpochPictures(count=-1)
     with pytest.raises(UserError, match="every_n_epochs=0 must be at least 1"):
         ValidationTable(every_n_epochs=0)
 

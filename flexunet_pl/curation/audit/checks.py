@@ -1,22 +1,24 @@
-"""A whole data set looked at: every file inspected, then what only shows when all are known."""
+"""Audit a data set: inspect every file, then compare files, manifest and splits."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scipy.cluster.hierarchy import DisjointSet
+
+from flexunet_pl.core.console import count_python_warnings, progress
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.curation.appearance import Appearance
-from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING, Finding, Inspection, inspect
+from flexunet_pl.core.types import Pair, Problem, collected
+from flexunet_pl.curation.audit.inspection import NOTE, WARNING, Inspection, inspect
 from flexunet_pl.curation.audit.leaks import Leaks, find_leaks
-from flexunet_pl.curation.duplicates import Gallery, Joined, NearDuplicates
+from flexunet_pl.curation.duplicates import Gallery, NearDuplicates, name_of_joined
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import Pair, find_pairs
+from flexunet_pl.data.samples import find_pairs
 from flexunet_pl.data.sources import source_of
 
 WORKERS = 2
@@ -28,15 +30,15 @@ FEWEST_SOURCES = 3
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What is known of a data set.
+class AuditResult:
+    """The result of an audit.
 
     Attributes:
         root: Its folder.
         palette: What class is what.
         items: Every pair of image and mask.
-        findings: What is wrong with single files, with the whole, and what two splits share.
-        leaks: What two splits share.
+        findings: Problems of single files, of the whole, and leaks.
+        leaks: Sources in several splits.
         classes: For each split, for each class: images, pixels and regions.
         areas: For each class, how many regions have how many pixels.
     """
@@ -44,7 +46,7 @@ class Survey:
     root: Path
     palette: Palette
     items: list[Inspection]
-    findings: list[Finding]
+    findings: list[Problem]
     leaks: Leaks
     classes: dict[str, dict[str, dict[str, int]]]
     areas: dict[str, Counter[int]]
@@ -54,24 +56,24 @@ class Survey:
         return sum(finding.severity == severity for finding in self.findings)
 
 
-def survey(root: Path, palette: Palette, source_pattern: str | None, *, look: bool) -> Survey:
-    """Look at every file of a data set once, two at a time.
+def check_dataset(root: Path, palette: Palette, source_pattern: str | None, *, look: bool) -> AuditResult:
+    """Inspect every file of a data set once, two at a time.
 
     Args:
         root: Folder with train, valid and test, or with images and masks.
         palette: What class is what.
         source_pattern: Regular expression with one group around the source id in a name, or None.
-        look: Whether near-duplicates are looked for.
+        look: Whether to search for near-duplicates.
 
     Raises:
         UserError: If there is no image in the folder.
     """
-    findings: list[Finding] = []
+    findings: list[Problem] = []
     queue = find_all(root, findings)
     items: list[Inspection] = []
-    with Gallery() as gallery, ThreadPoolExecutor(WORKERS) as pool:
-        look_at = partial(_inspect, root, palette, look)
-        for item, appearance in pool.map(look_at, queue):
+    with count_python_warnings(), Gallery() as gallery, ThreadPoolExecutor(WORKERS) as pool:
+        inspected = pool.map(lambda place: inspect(root, place[0], place[1], palette, look), queue)
+        for item, appearance in progress(inspected, "Reading images and masks", len(queue)):
             items.append(item)
             gallery.add(appearance)
         rows = _manifest(root, findings)
@@ -83,24 +85,20 @@ def survey(root: Path, palette: Palette, source_pattern: str | None, *, look: bo
     findings += _check_masks(items, rows, palette) + _check_balance(items, classes, groups, palette)
     if alike.look_alikes:
         message = (
-            f"{alike.look_alikes} images show things so alike in one pose that copies cannot be told from different "
-            "parts; only practically identical ones count as near-duplicates"
+            f"{alike.look_alikes} images show things so alike in one pose that copies look like different parts; only "
+            "practically identical ones count as near-duplicates"
         )
-        findings.append(Finding("look-alikes", NOTE, message))
+        findings.append(Problem(message, kind="look-alikes", severity=NOTE))
     fold_of = {row.name: row.fold for row in rows.values()}
     parts = [
         item.split if fold_of.get(item.name) is None else f"fold {fold_of[item.name]} of {item.split}" for item in items
     ]
     leaks = find_leaks(items, parts, groups, alike)
-    return Survey(root, palette, items, findings + leaks.findings, leaks, classes, _count_areas(items, palette))
+    return AuditResult(root, palette, items, findings + leaks.findings, leaks, classes, _count_areas(items, palette))
 
 
-def find_all(root: Path, findings: list[Finding]) -> list[tuple[str, Pair]]:
-    """Return every pair with its split; problems of pairing go to ``findings``.
-
-    Raises:
-        UserError: If there is neither a split nor images and masks.
-    """
+def find_all(root: Path, findings: list[Problem]) -> list[tuple[str, Pair]]:
+    """Return every pair with its split, problems of pairing in ``findings``; raise UserError if a folder is missing."""
     if not root.is_dir():
         raise UserError(f"{root}: this folder does not exist; check the path")
     folders = {split: root / split for split in SPLITS if (root / split / "images").is_dir()}
@@ -110,78 +108,67 @@ def find_all(root: Path, findings: list[Finding]) -> list[tuple[str, Pair]]:
         raise UserError(f"{root}: has neither train/images and train/masks nor images and masks; check the path")
     for folder in sorted(root.iterdir()):
         if folder.name not in folders and (folder / "images").is_dir():
-            message = f"{folder}: holds images but is no split, so nothing reads it; call it {', '.join(SPLITS)}"
-            findings.append(Finding("pairing", WARNING, message, (folder.name,)))
+            what, repair = "holds images but is no split, so nothing reads it", f"call it {', '.join(SPLITS)}"
+            findings.append(Problem(what, folder, repair, kind="pairing", severity=WARNING, files=(folder.name,)))
     queue: list[tuple[str, Pair]] = []
     for split, folder in folders.items():
         try:
             pairs, problems = find_pairs(folder / "images", folder / "masks")
         except UserError as error:
-            pairs, problems = [], [str(error)]
-        findings += [Finding("pairing", ERROR, problem, _files_in(problem, root)) for problem in problems]
+            at_fault = folder / ("images" if (folder / "masks").is_dir() else "masks")
+            findings.append(Problem(str(error), kind="pairing", files=(at_fault.relative_to(root).as_posix(),)))
+            continue
+        findings += [
+            replace(problem, kind="pairing", files=(Path(problem.file or "").relative_to(root).as_posix(),))
+            for problem in problems
+        ]
         queue += [(split, pair) for pair in pairs]
     return queue
 
 
-def _inspect(root: Path, palette: Palette, look: bool, place: tuple[str, Pair]) -> tuple[Inspection, Appearance | None]:
-    return inspect(root, place[0], place[1], palette, look=look)
-
-
-def _files_in(problem: str, root: Path) -> tuple[str, ...]:
-    """Return the file that a line of find_pairs begins with, relative to the root."""
-    path = Path(problem.split(": ", 1)[0])
-    return (path.relative_to(root).as_posix(),) if path.is_relative_to(root) else ()
-
-
-def _manifest(root: Path, findings: list[Finding]) -> dict[str, Row]:
+def _manifest(root: Path, findings: list[Problem]) -> dict[str, Row]:
     """Return the rows of the manifest by file, none where there is no manifest."""
     if not (root / MANIFEST_FILE).is_file():
         return {}
-    try:
+    with collected(findings, "manifest", (MANIFEST_FILE,)):
         return {row.file: row for row in read_manifest(root)}
-    except UserError as error:
-        findings.append(Finding("manifest", ERROR, str(error), (MANIFEST_FILE,)))
-        return {}
+    return {}
 
 
 def _groups(items: Sequence[Inspection], rows: Mapping[str, Row], pattern: str | None) -> list[str]:
     """Return the group of each image: its source by name, joined with what the manifest knows of it."""
-    sources = [source_of(item.name, pattern) for item in items]
-    listed = [f"group {rows[item.file].group}" if item.file in rows else "" for item in items]
-    joined = Joined([*(f"source {source}" for source in sources), *listed])
+    # A source sorts before a group, so what they become bears the name of a source.
+    sources = [f"1 {source_of(item.name, pattern)}" for item in items]
+    listed = [f"2 {rows[item.file].group}" if item.file in rows else "" for item in items]
+    joined = DisjointSet([*sources, *listed])
     for source, group in zip(sources, listed, strict=True):
         if group:
-            joined.join(f"source {source}", group)
-    name: dict[str, str] = {}
-    for source in sorted(sources):
-        name.setdefault(joined.top(f"source {source}"), source)
-    return [name[joined.top(f"source {source}")] for source in sources]
+            joined.merge(source, group)
+    name_of = name_of_joined(joined)
+    return [name_of[source].removeprefix("1 ") for source in sources]
 
 
-def _check_manifest(items: Sequence[Inspection], rows: Mapping[str, Row], root: Path) -> list[Finding]:
+def _check_manifest(items: Sequence[Inspection], rows: Mapping[str, Row], root: Path) -> list[Problem]:
     """Compare the folders with the manifest, if there is one."""
     if not rows:
         return []
-    findings = []
+    found: list[tuple[str, str]] = []
     present = {item.file: item for item in items}
     for file in sorted(rows.keys() - present.keys()):
         if not (root / file).exists():
-            findings.append(Finding("manifest", WARNING, f"{file}: is in {MANIFEST_FILE}, but not there", (file,)))
+            found.append((file, f"is in {MANIFEST_FILE}, but not there"))
     for file, item in present.items():
         if file not in rows:
-            message = f"{file}: is not in {MANIFEST_FILE}, so it was put here by other means"
-            findings.append(Finding("manifest", WARNING, message, (file,)))
+            found.append((file, f"is not in {MANIFEST_FILE}, so it was put here by other means"))
         elif item.sha256 != rows[file].sha256:
-            message = f"{file}: is not the picture that {MANIFEST_FILE} describes (another checksum)"
-            findings.append(Finding("manifest", WARNING, message, (file,)))
+            found.append((file, f"is not the picture that {MANIFEST_FILE} describes (another checksum)"))
         elif item.pixels and any(rows[file].pixels.get(label) != count for label, count in item.pixels.items()):
-            message = f"{item.mask}: has other pixels than {MANIFEST_FILE} says"
-            findings.append(Finding("manifest", WARNING, message, (item.mask,)))
-    return findings
+            found.append((item.mask, f"has other pixels than {MANIFEST_FILE} says"))
+    return [Problem(what, file, kind="manifest", severity=WARNING, files=(file,)) for file, what in found]
 
 
-def _check_masks(items: Sequence[Inspection], rows: Mapping[str, Row], palette: Palette) -> list[Finding]:
-    """Find masks that mark nothing, though manifest or name promise a defect, or say nothing."""
+def _check_masks(items: Sequence[Inspection], rows: Mapping[str, Row], palette: Palette) -> list[Problem]:
+    """Find masks that mark nothing, unless manifest or name say that there is no defect."""
     findings = []
     expected = []
     for item in items:
@@ -189,20 +176,22 @@ def _check_masks(items: Sequence[Inspection], rows: Mapping[str, Row], palette: 
             continue
         row = rows.get(item.file)
         known_good = GOOD_NAME.search(item.name) is not None if row is None else not row.classes
-        named = next((label for label in palette.names[1:] if _says(item.name, label)), None)
+        named = next((label for label in palette.names[1:] if _has_word(item.name, label)), None)
         if known_good and named is None:
             expected.append(item.mask)
             continue
         reason = f"though its name says {named}" if named else "though nothing says it may"
-        findings.append(Finding("empty", WARNING, f"{item.mask}: marks nothing, {reason}", (item.mask,)))
+        findings.append(
+            Problem(f"marks nothing, {reason}", item.mask, kind="empty", severity=WARNING, files=(item.mask,))
+        )
     if expected:
         message = f"{len(expected):,} masks mark nothing, as {'names say' if not rows else f'{MANIFEST_FILE} says'}"
-        findings.append(Finding("empty", NOTE, message, tuple(expected)))
+        findings.append(Problem(message, kind="empty", severity=NOTE, files=tuple(expected)))
     return findings
 
 
-def _says(name: str, word: str) -> bool:
-    """Tell whether a name contains a word between underscores, digits and the like."""
+def _has_word(name: str, word: str) -> bool:
+    """Return whether a name contains a word between underscores, digits and the like."""
     return re.search(rf"(?:^|[_\W]){re.escape(word)}(?:[_\W\d]|$)", name, re.IGNORECASE) is not None
 
 
@@ -232,24 +221,24 @@ def _check_balance(
     classes: Mapping[str, Mapping[str, Mapping[str, int]]],
     groups: Sequence[str],
     palette: Palette,
-) -> list[Finding]:
+) -> list[Problem]:
     """Find classes that are missing where they are needed."""
     findings = []
     for label in palette.names[1:]:
-        shown = {split for split, table in classes.items() if table[label]["images"]}
+        splits = {split for split, table in classes.items() if table[label]["images"]}
         sources = len({group for item, group in zip(items, groups, strict=True) if label in item.areas})
-        if not shown:
-            findings.append(Finding("balance", WARNING, f"class {label!r} has no pixel anywhere"))
+        if not splits:
+            findings.append(Problem(f"class {label!r} has no pixel anywhere", kind="balance", severity=WARNING))
             continue
         for split in classes:
-            if split in shown or split == ALL:
+            if split in splits or split == ALL:
                 continue
-            message = f"class {label!r} has no pixel in {split}"
             if split == "train":
-                findings.append(Finding("balance", WARNING, f"{message}, so it cannot be learned"))
+                severity, reason = WARNING, ", so it cannot be learned"
             elif sources >= max(len(classes), FEWEST_SOURCES):
-                findings.append(Finding("balance", WARNING, f"{message}, though it has {sources} sources"))
+                severity, reason = WARNING, f", though it has {sources} sources"
             else:
-                only = f"it has {sources} source{'s'[: sources != 1]} only"
-                findings.append(Finding("balance", NOTE, f"{message}; {only}"))
+                severity, reason = NOTE, f"; it has {sources} source{'s'[: sources != 1]} only"
+            message = f"class {label!r} has no pixel in {split}{reason}"
+            findings.append(Problem(message, kind="balance", severity=severity))
     return findings

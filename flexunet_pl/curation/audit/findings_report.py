@@ -1,4 +1,4 @@
-"""The audit as JSON and as lines for the terminal."""
+"""Format an audit as JSON and as text."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from flexunet_pl import __version__
-from flexunet_pl.curation.audit.checks import Survey
-from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING, Finding, Inspection
+from flexunet_pl.core.console import table
+from flexunet_pl.core.types import Problem
+from flexunet_pl.curation.audit.checks import AuditResult
+from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING, Inspection
 
 SEVERITIES = (ERROR, WARNING, NOTE)
 TITLES = {
@@ -27,11 +29,11 @@ TITLES = {
     "duplicate": "Copies within a split",
     "near-duplicate": "Alike under different names, within a split",
 }
-SHOWN_IN_TERMINAL = 3
+MOST_LISTED = 3
 
 
-def as_json(found: Survey, exit_code: int) -> dict[str, Any]:
-    """Return everything that was found as plain data."""
+def as_json(found: AuditResult, exit_code: int) -> dict[str, Any]:
+    """Return the whole audit as plain data."""
     return {
         "version": __version__,
         "data": str(found.root),
@@ -50,33 +52,29 @@ def as_json(found: Survey, exit_code: int) -> dict[str, Any]:
             for split, others in found.leaks.shares.items()
         },
         "findings": [
-            {"kind": one.kind, "severity": one.severity, "message": one.message, "files": list(one.files)}
+            {"kind": one.kind, "severity": one.severity, "message": str(one), "files": list(one.files)}
             for one in found.findings
         ],
     }
 
 
-def as_lines(found: Survey) -> list[str]:
-    """Return what a terminal shows: the classes, then what was found, the worst first."""
-    width = max(len(name) for name in found.palette.names)
+def as_lines(found: AuditResult) -> list[str]:
+    """Return the audit as lines: images, regions and pixels of each class, then the problems, errors first."""
     lines = [f"{len(found.items)} images with masks in {found.root}", ""]
-    for split, table in found.classes.items():
-        lines.append(f"{split:<{width}}{'images':>10}{'regions':>10}{'pixels':>16}")
-        lines += [
-            f"{name:<{width}}{cell['images']:>10,}{cell['regions']:>10,}{cell['pixels']:>16,}"
-            for name, cell in table.items()
-        ]
-        lines.append("")
+    columns = ("images", "regions", "pixels")
+    for split, cells in found.classes.items():
+        rows = [[name, *(cell[column] for column in columns)] for name, cell in cells.items()]
+        lines += [table([split, *columns], rows), ""]
     for severity in SEVERITIES:
         for kind, findings in by_kind(found, severity):
             lines.append(f"{severity}: {TITLES[kind]} ({len(findings)})")
-            lines += [f"    {finding.message}" for finding in findings[:SHOWN_IN_TERMINAL]]
-            if len(findings) > SHOWN_IN_TERMINAL:
-                lines.append(f"    and {len(findings) - SHOWN_IN_TERMINAL:,} more")
+            lines += [f"    {finding}" for finding in findings[:MOST_LISTED]]
+            if len(findings) > MOST_LISTED:
+                lines.append(f"    and {len(findings) - MOST_LISTED:,} more")
     return [*lines, *summary_lines(found), verdict(found)]
 
 
-def summary_lines(found: Survey) -> list[str]:
+def summary_lines(found: AuditResult) -> list[str]:
     """Return one line for each split that shares sources with another, and one on blended colours."""
     lines = []
     blended = [item.blended for item in found.items if item.blended]
@@ -95,15 +93,15 @@ def summary_lines(found: Survey) -> list[str]:
     return lines
 
 
-def verdict(found: Survey) -> str:
-    """Return one sentence."""
+def verdict(found: AuditResult) -> str:
+    """Return the number of errors and warnings in words."""
     errors, warnings = found.count(ERROR), found.count(WARNING)
     if not errors and not warnings:
-        return "clean: nothing to mend"
+        return "clean: nothing to fix"
     return f"{errors} error{'s'[: errors != 1]}, {warnings} warning{'s'[: warnings != 1]}"
 
 
-def by_kind(found: Survey, severity: str) -> list[tuple[str, list[Finding]]]:
+def by_kind(found: AuditResult, severity: str) -> list[tuple[str, list[Problem]]]:
     """Return the findings of a severity by kind, in the order of TITLES, without kinds that have none."""
     grouped = {
         kind: [one for one in found.findings if one.kind == kind and one.severity == severity] for kind in TITLES

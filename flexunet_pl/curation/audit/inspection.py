@@ -1,20 +1,20 @@
-"""One look at one image and its mask: can they be read, do they fit, what do they show, what do they look like."""
+"""Read one image and its mask: problems, class pixels, regions and appearance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import label as connected
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.types import Pair, Problem, collected
 from flexunet_pl.curation.appearance import Appearance, appearance_of
 from flexunet_pl.curation.conversion import read_any_image
 from flexunet_pl.data.manifest import count_pixels, sha256_of
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
-from flexunet_pl.data.samples import Pair
+from flexunet_pl.data.samples import size_problems
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 # Pixels that touch at a corner belong to one region, as a thin crack needs it.
@@ -22,28 +22,11 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing worth saying about a data set.
-
-    Attributes:
-        kind: What it is about, such as "pairing" or "leak".
-        severity: "error", "warning" or "note".
-        message: One sentence that stands on its own.
-        files: The files it is about, relative to the data set's root, with slashes.
-    """
-
-    kind: str
-    severity: str
-    message: str
-    files: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Inspection:
-    """What one look at an image and its mask tells.
+    """What reading an image and its mask gave.
 
     Attributes:
-        split: Where it lies.
+        split: The split it is in.
         file: The image, relative to the root, with slashes.
         mask: The mask, relative to the root, with slashes.
         name: The stem they share.
@@ -52,7 +35,7 @@ class Inspection:
         pixels: Number of pixels of each class; empty if the mask cannot be read.
         areas: Pixels of each region of each foreground class.
         blended: Number of mask pixels with a colour between palette colours.
-        findings: What is wrong.
+        findings: The problems found.
     """
 
     split: str
@@ -64,39 +47,29 @@ class Inspection:
     pixels: Mapping[str, int] = field(default_factory=dict)
     areas: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     blended: int = 0
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The foreground classes it shows."""
-        return tuple(self.areas)
+    findings: tuple[Problem, ...] = ()
 
 
-def inspect(
-    root: Path, split: str, pair: Pair, palette: Palette, *, look: bool
-) -> tuple[Inspection, Appearance | None]:
-    """Read an image and its mask once; ``look`` asks for its appearance, too."""
-    assert pair.mask is not None  # noqa: S101  find_pairs gives pairs with a mask only
+def inspect(root: Path, split: str, pair: Pair, palette: Palette, look: bool) -> tuple[Inspection, Appearance | None]:
+    """Read an image and its mask once; with ``look``, return its appearance too."""
     file, mask = (path.relative_to(root).as_posix() for path in (pair.image, pair.mask))
-    findings: list[Finding] = []
+    findings: list[Problem] = []
     image: UInt8Array | None = None
     mask_index: UInt8Array | None = None
     blended = 0
-    try:
+    with collected(findings, "unreadable", (file,)):
         image = read_any_image(pair.image)
-    except UserError as error:
-        findings.append(Finding("unreadable", ERROR, str(error), (file,)))
     try:
         mask_index, blended = read_mask(pair.mask, palette, antialiased=True)
     except UserError as error:
         kind = "unreadable" if "cannot be read" in str(error) else "off-palette"
-        findings.append(Finding(kind, ERROR, str(error), (mask,)))
+        findings.append(Problem(str(error), kind=kind, files=(mask,)))
     if blended:
-        findings.append(Finding("blended", WARNING, f"{mask}: {_where_blended(pair.mask, palette, blended)}", (mask,)))
-    if image is not None and mask_index is not None and image.shape[:2] != mask_index.shape:
-        sizes = " and ".join(f"{height} x {width}" for height, width in (image.shape[:2], mask_index.shape))
-        message = f"{pair.image}: image and mask differ in size (height x width: {sizes}); crop one to the other"
-        findings.append(Finding("size", ERROR, message, (file, mask)))
+        what = _where_blended(pair.mask, palette, blended)
+        findings.append(Problem(what, mask, kind="blended", severity=WARNING, files=(mask,)))
+    if image is not None and mask_index is not None:
+        for problem in size_problems(pair.image, image.shape[:2], mask_index.shape):
+            findings.append(replace(problem, kind="size", files=(file, mask)))
     inspection = Inspection(
         split=split,
         file=file,
@@ -124,9 +97,7 @@ def region_areas(mask_index: UInt8Array, palette: Palette) -> dict[str, tuple[in
 
 def _where_blended(path: Path, palette: Palette, count: int) -> str:
     """Say how many pixels have a colour between palette colours, and where the first one is."""
-    with Image.open(path) as image:
-        mask_rgb = np.asarray(image.convert("RGB"))
-    places = np.argwhere(palette.encode(mask_rgb)[1])
-    row, column = (int(place) for place in places[0])
+    mask_rgb = read_any_image(path)
+    row, column = np.argwhere(palette.encode(mask_rgb)[1])[0].tolist()
     color = mask_rgb[row, column].tolist()
     return f"{count:,} pixels have blended colours, first at row {row}, column {column} ({color})"

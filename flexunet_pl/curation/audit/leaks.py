@@ -1,24 +1,28 @@
-"""What two splits know of each other: sources, copies and near-duplicates on both sides."""
+"""Find leaks between splits: sources, copies and near-duplicates in several splits."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING, Finding, Inspection
-from flexunet_pl.curation.duplicates import Joined, NearDuplicates
+from scipy.cluster.hierarchy import DisjointSet
+
+from flexunet_pl.core.types import Problem
+from flexunet_pl.curation.audit.inspection import NOTE, WARNING, Inspection
+from flexunet_pl.curation.duplicates import NearDuplicates
 from flexunet_pl.data.layout import SPLITS
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """Sources that are on both sides of a split.
+    """Sources in several splits.
 
     Attributes:
         findings: One for each, and for copies within a split.
-        pairs: The two nearest files of each leak, by position, to be shown.
+        pairs: The two nearest files of each leak, by position, for pictures.
         shares: For each split, by the other splits: how many of its images have a relative there.
     """
 
-    findings: list[Finding]
+    findings: list[Problem]
     pairs: list[tuple[int, int]]
     shares: dict[str, dict[str, int]]
 
@@ -26,33 +30,31 @@ class Leaks:
 def find_leaks(
     items: Sequence[Inspection], parts: Sequence[str], groups: Sequence[str], alike: NearDuplicates
 ) -> Leaks:
-    """Find what is on both sides.
+    """Find sources, copies and near-duplicates in several splits or folds.
 
-    Args:
-        items: The images.
-        parts: The split of each, or its fold.
-        groups: The group of each, from the manifest and its name.
-        alike: Pairs of positions that look alike, of different groups.
+    ``parts`` has the split or fold of each item, ``groups`` its group from manifest and name, and ``alike`` the pairs
+    of positions of different groups that look alike.
     """
-    findings: list[Finding] = []
+    findings: list[Problem] = []
     pairs: list[tuple[int, int]] = []
     for name, members in _by(groups).items():
         found = _first_in_each(members, parts)
         if len(found) > 1:
             listed = _listed([items[index].file for index in found])
             message = f"source {name!r} is in {_listed(sorted(parts[index] for index in found))}: {listed}"
-            findings.append(_leak(message, [items[index].file for index in members]))
+            findings.append(Problem(message, kind="leak", files=tuple(items[index].file for index in members)))
             pairs.append((found[0], found[1]))
-    told = {items[index].file for pair in pairs for index in pair}
+    reported = {items[index].file for pair in pairs for index in pair}
     for members in _by([item.sha256 for item in items]).values():
         files = [items[index].file for index in members]
         found = _first_in_each(members, parts)
-        if len(found) > 1 and not told.issuperset(files):
-            findings.append(_leak(f"one picture, byte for byte, is in two splits: {_listed(files)}", files))
+        if len(found) > 1 and not reported.issuperset(files):
+            message = f"one picture, byte for byte, is in two splits: {_listed(files)}"
+            findings.append(Problem(message, kind="leak", files=tuple(files)))
             pairs.append((found[0], found[1]))
         elif len(found) == 1 and len(files) > 1:
             message = f"one picture, byte for byte, under {len(files)} names: {_listed(files)}; remove all but one"
-            findings.append(Finding("duplicate", WARNING, message, tuple(files)))
+            findings.append(Problem(message, kind="duplicate", severity=WARNING, files=tuple(files)))
     for members, values in _look_alikes(alike):
         files = [items[index].file for index in members]
         found = _first_in_each(members, parts)
@@ -61,66 +63,57 @@ def find_leaks(
         if all(items[index].sha256 == items[members[0]].sha256 for index in members):
             continue
         if len(found) > 1:
-            findings.append(_leak(f"{alike_text} in different splits", files))
+            findings.append(Problem(f"{alike_text} in different splits", kind="leak", files=tuple(files)))
             pairs.append((found[0], found[1]))
         else:
-            findings.append(Finding("near-duplicate", NOTE, f"{alike_text} under different names", tuple(files)))
+            findings.append(
+                Problem(f"{alike_text} under different names", kind="near-duplicate", severity=NOTE, files=tuple(files))
+            )
     return Leaks(findings, pairs, _shares(items, groups, alike))
 
 
 def _look_alikes(alike: NearDuplicates) -> list[tuple[list[int], list[float]]]:
     """Return the positions, sorted, of pictures that lead to each other by pairs, and the likeness of these pairs."""
-    joined = Joined({f"{position:09}" for pair in alike.pairs for position in pair[:2]})
+    joined = DisjointSet(position for pair in alike.pairs for position in pair[:2])
     for first, second, _ in alike.pairs:
-        joined.join(f"{first:09}", f"{second:09}")
-    members: dict[str, set[int]] = {}
-    values: dict[str, list[float]] = {}
-    for first, second, value in alike.pairs:
-        top = joined.top(f"{first:09}")
-        members.setdefault(top, set()).update((first, second))
-        values.setdefault(top, []).append(value)
-    return [(sorted(members[top]), values[top]) for top in sorted(members)]
+        joined.merge(first, second)
+    return sorted(
+        (sorted(subset), [value for first, _, value in alike.pairs if first in subset]) for subset in joined.subsets()
+    )
 
 
 def _shares(items: Sequence[Inspection], groups: Sequence[str], alike: NearDuplicates) -> dict[str, dict[str, int]]:
     """Count, for each split, the images that have a relative in each other split."""
     copies = [f"copy {item.sha256}" for item in items]
-    joined = Joined([*groups, *copies])
+    joined = DisjointSet([*groups, *copies])
     for group, copy in zip(groups, copies, strict=True):
-        joined.join(group, copy)
+        joined.merge(group, copy)
     for first, second, _ in alike.pairs:
-        joined.join(groups[first], groups[second])
+        joined.merge(groups[first], groups[second])
     splits_of: dict[str, set[str]] = {}
     for item, group in zip(items, groups, strict=True):
-        splits_of.setdefault(joined.top(group), set()).add(item.split)
+        splits_of.setdefault(joined[group], set()).add(item.split)
     present = [split for split in SPLITS if any(item.split == split for item in items)]
     shares = {split: {other: 0 for other in present if other != split} for split in present}
     for item, group in zip(items, groups, strict=True):
-        for other in splits_of[joined.top(group)] - {item.split}:
+        for other in splits_of[joined[group]] - {item.split}:
             shares[item.split][other] += 1
     return shares
 
 
-def _leak(message: str, files: Sequence[str]) -> Finding:
-    return Finding("leak", ERROR, message, tuple(files))
-
-
 def _by(keys: Sequence[str]) -> Mapping[str, list[int]]:
-    positions: dict[str, list[int]] = {}
+    positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, key in enumerate(keys):
-        positions.setdefault(key, []).append(position)
+        positions[key].append(position)
     return positions
 
 
 def _first_in_each(members: Sequence[int], parts: Sequence[str]) -> list[int]:
-    """Return the first of the positions in each part."""
-    first: dict[str, int] = {}
-    for index in members:
-        first.setdefault(parts[index], index)
-    return list(first.values())
+    """Return the first of the ascending positions in each part."""
+    return sorted({parts[index]: index for index in reversed(members)}.values())
 
 
 def _listed(words: Sequence[str], most: int = 4) -> str:
     """Write "a", "a and b", "a, b and c", or, of more than ``most``, "a, b, c, d and 3 more"."""
-    *shown, last = words if len(words) <= most else [*words[:most], f"{len(words) - most} more"]
-    return f"{', '.join(shown)} and {last}" if shown else last
+    *start, last = words if len(words) <= most else [*words[:most], f"{len(words) - most} more"]
+    return f"{', '.join(start)} and {last}" if start else last

@@ -1,19 +1,23 @@
-"""From what was found to a data set: check everything, group, split, write, tell."""
+"""Build a data set from the images found: check, group, split and write."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scipy.cluster.hierarchy import DisjointSet
+
+from flexunet_pl.core.console import count_python_warnings, progress
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_text
+from flexunet_pl.core.types import Problem, raise_problems
 from flexunet_pl.curation.appearance import Appearance, appearance_of
 from flexunet_pl.curation.conversion import Converter, read_any_image
-from flexunet_pl.curation.duplicates import Gallery, Joined
+from flexunet_pl.curation.duplicates import Gallery, name_of_joined
 from flexunet_pl.curation.palette_detection import with_ignore
 from flexunet_pl.curation.prepare.grouping import Grouping, look_for_near_duplicates, source_ids, split_of_groups
 from flexunet_pl.curation.prepare.options import Settings
-from flexunet_pl.curation.prepare.output_folder import add_file, claim, raise_all, refuse_strangers
+from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
 from flexunet_pl.curation.prepare.readers import Found
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.manifest import Row, count_pixels, sha256_of, write_manifest
@@ -34,7 +38,7 @@ class Outcome:
         rows: The manifest.
         palette: What class is what.
         grouping: Groups and near-duplicates, by name.
-        torn: Groups that are in two splits, which only given splits can cause.
+        torn: Groups that are in two splits, which happens only with given splits.
         written: How many new images were written.
         moved: How many blended mask pixels were moved to a neighbouring class.
         empty: Names of images in a class's folder whose mask marks nothing.
@@ -51,15 +55,6 @@ class Outcome:
     deep: list[str]
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """What one look at an image and its mask tells."""
-
-    pixels: dict[str, int]
-    appearance: Appearance | None
-    moved: int
-
-
 def build(
     found: Sequence[Found],
     out: Path,
@@ -73,12 +68,12 @@ def build(
     Args:
         found: The images, each with a unique name.
         out: The data set's folder.
-        palette_of: Makes the palette from that of an earlier run in ``out``, if any.
+        palette_of: Makes the palette from the one of an earlier run in ``out``, if any.
         settings: The rest.
         keep_splits: Whether every image stays in the split it was found in.
 
     Raises:
-        UserError: If any file is not as it should be; then nothing is written.
+        UserError: If any file has a problem; then nothing is written.
     """
     before = claim(out, settings.update)
     _check_folds(before, settings.folds, out)
@@ -89,11 +84,10 @@ def build(
     own = {item.name for item in found}
     kept = [row for row in before if row.name not in own]
     with Gallery() as gallery:
-        scans = _scan(found, converter, gallery if settings.near_duplicates != "off" else None, out)
+        pixels, moved = _scan(found, converter, gallery if settings.near_duplicates != "off" else None, out)
         if settings.near_duplicates != "off":
-            _show(kept, out, gallery)
+            _add_kept(kept, out, gallery)
         source_of, grouping = _group(found, kept, before, gallery, settings)
-    pixels = {item.name: scan.pixels for item, scan in zip(found, scans, strict=True)}
     _check_marked(found, pixels, out)
     pixels |= {row.name: dict(row.pixels) for row in kept}
     rows = [
@@ -101,15 +95,9 @@ def build(
         for item in found
     ]
     rows, torn = _deal([*rows, *kept], before, grouping, settings, keep_splits=keep_splits)
-    refuse_strangers(out, {row.name: row.split for row in rows})
+    refuse_unplanned_files(out, {row.name: row.split for row in rows})
     palette.save(out / PALETTE_FILE)
-    row_of = {row.name: row for row in rows}
-    written = 0
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for row, is_new in pool.map(lambda item: _write(row_of[item.name], item, out, converter), found):
-            row_of[row.name] = row
-            written += is_new
-    rows = sorted(row_of.values(), key=lambda row: row.file)
+    rows, written = _write_all(rows, found, out, converter)
     write_manifest(out, rows)
     _record_near_duplicates(out / NEAR_DUPLICATES_FILE, grouping)
     return Outcome(
@@ -118,7 +106,7 @@ def build(
         grouping,
         torn,
         written,
-        sum(scan.moved for scan in scans),
+        moved,
         [item.name for item in found if item.label and not pixels[item.name][item.label]],
         [item.name for item in found if settings.resize == "none" and has_sixteen_bits(item.image)],
     )
@@ -137,48 +125,55 @@ def _check_folds(before: Sequence[Row], folds: int, out: Path) -> None:
         raise UserError(f"folds={folds}: the data set in {out} was made with --folds {had}; give the same number")
 
 
-def _scan(found: Sequence[Found], converter: Converter, gallery: Gallery | None, out: Path) -> list[_Scan]:
-    """Read everything once; raise all problems together."""
+def _scan(
+    found: Sequence[Found], converter: Converter, gallery: Gallery | None, out: Path
+) -> tuple[dict[str, dict[str, int]], int]:
+    """Read everything once; return the class pixels of each name and the number of moved pixels.
 
-    def scan(item: Found) -> _Scan | str:
+    Raises all problems together.
+    """
+
+    def scan(item: Found) -> tuple[dict[str, int], Appearance | None, int] | Problem:
         try:
             image, mask_index, moved = converter.read(item)
         except UserError as error:
-            return str(error)
+            return Problem(str(error))
         pixels = count_pixels(converter.sizing.fit_mask(mask_index), converter.palette)
-        return _Scan(pixels, appearance_of(image) if gallery is not None else None, moved)
+        return pixels, appearance_of(image) if gallery is not None else None, moved
 
-    scans: list[_Scan] = []
-    problems: list[str] = []
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for result in pool.map(scan, found):
-            if isinstance(result, str):
+    pixels: dict[str, dict[str, int]] = {}
+    all_moved = 0
+    problems: list[Problem] = []
+    with count_python_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        results = progress(pool.map(scan, found), "Reading images and masks", len(found))
+        for item, result in zip(found, results, strict=True):
+            if isinstance(result, Problem):
                 problems.append(result)
                 continue
+            pixels[item.name], appearance, moved = result
+            all_moved += moved
             if gallery is not None:
-                gallery.add(result.appearance)
-            scans.append(replace(result, appearance=None))
-    raise_all(problems, out)
-    return scans
+                gallery.add(appearance)
+    raise_problems(problems, f"{out}: ", ", nothing was written")
+    return pixels, all_moved
 
 
 def _check_marked(found: Sequence[Found], pixels: Mapping[str, Mapping[str, int]], out: Path) -> None:
-    """Check that some mask of each folder of a class marks something; else it is no class of defects."""
-    marked = {item.label: 0 for item in found if item.label}
-    for item in found:
-        if item.label:
-            marked[item.label] += pixels[item.name][item.label]
-    raise_all(
-        [
-            f"no mask of the class {label!r} marks a pixel; if its images have no defect, give --defect_free {label}"
-            for label, count in marked.items()
-            if not count
-        ],
-        out,
-    )
+    """Check that each class has a mask that marks a pixel; else its images show no defect."""
+    labels = dict.fromkeys(item.label for item in found if item.label)
+    marked = {item.label for item in found if item.label and pixels[item.name][item.label]}
+    empty = [
+        Problem(
+            f"no mask of the class {label!r} marks a pixel",
+            repair=f"if its images have no defect, give --defect_free {label}",
+        )
+        for label in labels
+        if label not in marked
+    ]
+    raise_problems(empty, f"{out}: ", ", nothing was written")
 
 
-def _show(kept: Sequence[Row], out: Path, gallery: Gallery) -> None:
+def _add_kept(kept: Sequence[Row], out: Path, gallery: Gallery) -> None:
     """Add the images of an earlier run to the gallery."""
     with ThreadPoolExecutor(WORKERS) as pool:
         for appearance in pool.map(lambda row: appearance_of(read_any_image(out / row.file)), kept):
@@ -190,11 +185,13 @@ def _group(
 ) -> tuple[dict[str, str], Grouping]:
     """Return the source of each name found, and the groups of all names: those found, then those kept."""
     source_of, group_of = source_ids(found, settings.source_pattern, settings.groups)
-    joined = Joined([*group_of.values(), *(row.group for row in before)])
+    joined = DisjointSet([*group_of.values(), *(row.group for row in before)])
     for row in before:
-        joined.join(row.group, group_of.get(row.name, row.group))
+        joined.merge(row.group, group_of.get(row.name, row.group))
     names = [item.name for item in found] + [row.name for row in kept]
-    group_of = {name: joined.top(group) for name, group in (group_of | {row.name: row.group for row in kept}).items()}
+    joined_name = name_of_joined(joined)
+    group_of |= {row.name: row.group for row in kept}
+    group_of = {name: joined_name[group] for name, group in group_of.items()}
     if settings.near_duplicates == "off":
         return source_of, Grouping(group_of, [], joined=False, look_alikes=0)
     return source_of, look_for_near_duplicates(names, group_of, gallery, settings.near_duplicates == "join")
@@ -227,9 +224,20 @@ def _deal(
     return dealt, torn
 
 
-def _write(row: Row, item: Found, out: Path, converter: Converter) -> tuple[Row, bool]:
-    """Write one image and its mask, and return its row with the checksum, and whether anything was new."""
-    content, mask = converter.files(item)
-    is_new = add_file(out / row.split / "masks" / f"{item.name}.png", mask)
-    is_new |= add_file(out / row.file, content)
-    return replace(row, sha256=sha256_of(out / row.file)), is_new
+def _write_all(rows: Sequence[Row], found: Sequence[Found], out: Path, converter: Converter) -> tuple[list[Row], int]:
+    """Write images and masks, and return the rows with checksums, sorted by file, and how many were new."""
+    row_of = {row.name: row for row in rows}
+
+    def write(item: Found) -> tuple[Row, bool]:
+        row = row_of[item.name]
+        content, mask = converter.files(item)
+        is_new = add_file(out / row.split / "masks" / f"{item.name}.png", mask)
+        is_new |= add_file(out / row.file, content)
+        return replace(row, sha256=sha256_of(out / row.file)), is_new
+
+    written = 0
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for row, is_new in progress(pool.map(write, found), "Writing images and masks", len(found)):
+            row_of[row.name] = row
+            written += is_new
+    return sorted(row_of.values(), key=lambda row: row.file), written

@@ -1,11 +1,13 @@
-"""Which images must stay together: by source, by a CSV, by an earlier run, and because they look alike."""
+"""Group images that must stay in one split: by source, CSV, earlier run and likeness."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexunet_pl.curation.duplicates import Gallery, Joined, NearDuplicates
+from scipy.cluster.hierarchy import DisjointSet
+
+from flexunet_pl.curation.duplicates import Gallery, NearDuplicates, name_of_joined
 from flexunet_pl.curation.prepare.readers import Found
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.sources import look_up_groups, read_groups, source_of
@@ -13,7 +15,7 @@ from flexunet_pl.data.sources import look_up_groups, read_groups, source_of
 
 @dataclass(frozen=True)
 class Grouping:
-    """The outcome.
+    """Groups of images, and near-duplicates.
 
     Attributes:
         group_of: The group of each name.
@@ -31,7 +33,7 @@ class Grouping:
 def source_ids(
     found: Sequence[Found], pattern: str | None, groups: Path | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the source and the group of each name, before anyone has looked at the images.
+    """Return the source and the group of each name, before near-duplicates are searched.
 
     Args:
         found: The images.
@@ -45,14 +47,14 @@ def source_ids(
     if groups is None:
         return source, dict(source)
     listed = look_up_groups([item.origin for item in found], read_groups(groups), groups)
-    # Variants of one source stay together even where the CSV forgets that.
-    joined = Joined([*(f"name {one}" for one in source.values()), *(f"csv {group}" for group in listed.values())])
+    # Variants of one source stay together even where the CSV separates them.
+    joined = DisjointSet([*(f"name {one}" for one in source.values()), *(f"csv {group}" for group in listed.values())])
     for item in found:
-        joined.join(f"name {source[item.name]}", f"csv {listed[item.origin]}")
+        joined.merge(f"name {source[item.name]}", f"csv {listed[item.origin]}")
     name_of: dict[str, str] = {}
     for item in sorted(found, key=lambda item: item.name):
-        name_of.setdefault(joined.top(f"name {source[item.name]}"), listed[item.origin])
-    return source, {item.name: name_of[joined.top(f"name {source[item.name]}")] for item in found}
+        name_of.setdefault(joined[f"name {source[item.name]}"], listed[item.origin])
+    return source, {item.name: name_of[joined[f"name {source[item.name]}"]] for item in found}
 
 
 def look_for_near_duplicates(
@@ -61,11 +63,12 @@ def look_for_near_duplicates(
     """Search the gallery, in the order of ``names``, for images of different groups that look alike."""
     groups = [group_of[name] for name in names]
     result: NearDuplicates = gallery.near_duplicates(groups)
-    joined = Joined(groups)
+    joined = DisjointSet(groups)
     for first, second, _ in result.pairs if join else []:
-        joined.join(groups[first], groups[second])
+        joined.merge(groups[first], groups[second])
+    joined_name = name_of_joined(joined)
     return Grouping(
-        group_of={name: joined.top(group) for name, group in zip(names, groups, strict=True)},
+        group_of={name: joined_name[group] for name, group in zip(names, groups, strict=True)},
         near_duplicates=[(names[first], names[second], value) for first, second, value in result.pairs],
         joined=join,
         look_alikes=result.look_alikes,

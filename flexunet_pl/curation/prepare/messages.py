@@ -1,4 +1,4 @@
-"""What prepare tells in the terminal about the data set it made."""
+"""Summaries that prepare prints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,19 +11,19 @@ from flexunet_pl.data.splits import DEFECT_FREE, absent_classes, make_groups
 
 
 def content_lines(out: Path, rows: Sequence[Row], palette: Palette) -> list[str]:
-    """Return lines on what a data set holds: images and pixels of each class in each split."""
+    """Return the images and pixels of each class in each split as tables."""
     groups = len({row.group for row in rows})
     return [
-        *text_table(count_images(rows, palette), "images"),
+        text_table(count_images(rows, palette), "images"),
         "",
-        *text_table(count_pixels_by_split(rows, palette), "pixels"),
+        text_table(count_pixels_by_split(rows, palette), "pixels"),
         "",
         f"{len(rows)} images in {groups} groups; see {out / STATISTICS_FILE} and the sample sheets beside it",
     ]
 
 
 def outcome_lines(out: Path, outcome: Outcome) -> list[str]:
-    """Return lines on a data set that was built, ending with what deserves a look."""
+    """Return the summary of a data set that was built, notes last."""
     return [
         *content_lines(out, outcome.rows, outcome.palette),
         f"{outcome.written} of the images are new",
@@ -43,9 +43,9 @@ def _notes(out: Path, outcome: Outcome) -> list[str]:
         )
     if outcome.grouping.look_alikes:
         notes.append(
-            f"{outcome.grouping.look_alikes} images show things so alike in one pose that copies cannot be told from "
-            "different parts; only practically identical ones count as near-duplicates. If parts are seen several "
-            "times, say which with --groups"
+            f"{outcome.grouping.look_alikes} images show things so alike in one pose that copies look like different "
+            "parts; only practically identical ones count as near-duplicates. If parts are photographed several times, "
+            "list them with --groups"
         )
     if outcome.torn:
         notes.append(
@@ -55,16 +55,16 @@ def _notes(out: Path, outcome: Outcome) -> list[str]:
     if outcome.moved:
         notes.append(f"{outcome.moved:,} blended mask pixels were moved to the class of a neighbour")
     if outcome.empty:
-        notes.append(f"{len(outcome.empty)} masks of a class mark no pixel, such as that of {outcome.empty[0]}")
+        notes.append(f"{len(outcome.empty)} masks of a class mark no pixel, such as {outcome.empty[0]}")
     if outcome.deep:
         notes.append(
             f"{len(outcome.deep)} images have 16 bits a channel, such as {outcome.deep[0]}; to train with them, set "
             "data.sixteen_bit to full_range or min_max"
         )
-    return notes + _thin_classes(outcome)
+    return notes + _missing_classes(outcome)
 
 
-def _thin_classes(outcome: Outcome) -> list[str]:
+def _missing_classes(outcome: Outcome) -> list[str]:
     """Return a note for each class that is missing in a split, saying why."""
     rows = outcome.rows
     split_of = {row.group: row.split for row in rows}

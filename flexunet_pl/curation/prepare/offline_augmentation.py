@@ -1,4 +1,4 @@
-"""Data sets made from data sets: the manifest of one that has none, and one with augmented training images."""
+"""Derive a manifest for a data set without one, and a data set with augmented training images."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from flexunet_pl.core.console import progress
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.types import Problem, collected, raise_problems
 from flexunet_pl.curation.conversion import png_bytes, read_any_image
-from flexunet_pl.curation.prepare.output_folder import add_file, claim, raise_all, refuse_strangers
+from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
 from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, count_pixels, read_manifest, sha256_of
 from flexunet_pl.data.masks import read_mask
@@ -22,12 +24,8 @@ WORKERS = 2
 
 
 def describe(root: Path, palette: Palette) -> list[Row]:
-    """Return the manifest of a data set ``root/SPLIT/{images,masks}``, with sources read from the names.
-
-    Raises:
-        UserError: One report of all files that are not as they should be.
-    """
-    problems: list[str] = []
+    """Return the rows of a data set ``root/SPLIT/{images,masks}``, sources by name; raise UserError of all problems."""
+    problems: list[Problem] = []
     rows: list[Row] = []
     for split in SPLITS:
         if not (root / split / "images").is_dir():
@@ -35,31 +33,24 @@ def describe(root: Path, palette: Palette) -> list[Row]:
         pairs, complaints = find_pairs(root / split / "images", root / split / "masks")
         problems += complaints
         for pair in pairs:
-            try:
-                assert pair.mask is not None  # noqa: S101  find_pairs reports an image without mask as a problem
-                pixels = count_pixels(read_mask(pair.mask, palette, antialiased=False)[0], palette)
-            except UserError as error:
-                problems.append(str(error))
-                continue
             source = source_of(pair.name)
             file = pair.image.relative_to(root).as_posix()
-            rows.append(Row(file, source, source, pixels, split, sha256_of(pair.image)))
-    raise_all(problems, root)
+            with collected(problems):
+                pixels = count_pixels(read_mask(pair.mask, palette, antialiased=False)[0], palette)
+                rows.append(Row(file, source, source, pixels, split, sha256_of(pair.image)))
+    raise_problems(problems, f"{root}: ", ", nothing was written")
     return rows
 
 
 def augment_dataset(
     src: Path, out: Path, augment: Mapping[str, Any], copies: int, seed: int, update: bool
 ) -> tuple[list[Row], Palette]:
-    """Copy a data set, and add augmented variants of its training images under names that keep their source.
-
-    Returns:
-        The new data set's manifest, not yet written, and its palette.
+    """Copy a data set with augmented variants of its training images; return manifest, not yet written, and palette.
 
     Raises:
         UserError: If ``src`` is no prepared data set, has folds, or ``augment`` asks for what cannot be done offline.
     """
-    from flexunet_pl.data.augment import offline_name, offline_samples, offline_variants  # needs torch
+    from flexunet_pl.data.augment.offline import offline_name, offline_samples, offline_variants  # needs torch
 
     if not (src / PALETTE_FILE).is_file() or not (src / MANIFEST_FILE).is_file():
         raise UserError(
@@ -76,7 +67,7 @@ def augment_dataset(
     claim(out, update)
     own = {row.name: row.split for row in rows}
     training = [row.name for row in rows if row.split == "train"]
-    refuse_strangers(
+    refuse_unplanned_files(
         out, own | {offline_name(variant.prefix, name): "train" for name in training for variant in variants}
     )
     palette.save(out / PALETTE_FILE)
@@ -98,4 +89,5 @@ def augment_dataset(
             yield replace(row, file=file, pixels=count_pixels(mask, palette), sha256=sha256_of(out / file))
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        return [new for group in pool.map(copied, rows) for new in group], palette
+        groups = progress(pool.map(copied, rows), "Augmenting images", len(rows))
+        return [new for group in groups for new in group], palette

@@ -9,24 +9,24 @@ from flexunet_pl.core.errors import UserError
 
 @dataclass(frozen=True)
 class Settings:
-    """How a data set is made of the images that were found.
+    """Options of all sources of a data set.
 
     Args:
-        seed: Which of the equally good splits.
+        seed: Chooses among equally good splits.
         valid: Share of the images for validation, 0 to 1.
         test: Share of the images for testing, 0 to 1; the rest trains.
-        folds: If 2 or more, all but the test images lie in train, and the manifest tells the fold in which each one
+        folds: If 2 or more, all but the test images are in train, and the manifest gives the fold in which each one
             validates: fit --data.fold 0.
         groups: CSV with the columns file (relative to SRC) and group; files of one group stay in one split.
         source_pattern: Regular expression with one group around the part of a name (as in OUT) that all pictures of a
             source share; without it the variant prefixes of the FlexUNet family are taken off.
-        near_duplicates: Whether images that look alike under different names join one group, are only reported, or are
-            not looked for.
+        near_duplicates: Whether images that look alike under different names join one group (join), are only reported
+            (report), or are not searched (off).
         resize: none keeps sizes, stretch ignores the aspect, letterbox scales the longest side and pads to a square.
         size: Side in pixels after resizing.
         palette: YAML file with class names and colours; without it classes get colours of their own.
         antialiased_masks: Whether blended mask colours are moved to a neighbouring class.
-        update: Whether OUT may hold a data set already; what is missing is added, nothing is changed or deleted.
+        update: Whether OUT may hold a data set already; missing files are added, nothing is changed or deleted.
     """
 
     seed: int = 0
@@ -43,11 +43,7 @@ class Settings:
     update: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            UserError: If one is out of range.
-        """
+        """Raise UserError if a number is out of its range."""
         if not (0 <= self.valid < 1 and 0 <= self.test < 1 and self.valid + self.test < 1):
             raise UserError(f"valid={self.valid:g}, test={self.test:g}; each is 0 or more and their sum below 1")
         if self.folds < 0 or self.folds == 1:

@@ -1,7 +1,7 @@
-"""The folder that prepare fills: never emptied, never overwritten, only added to."""
+"""The output folder of prepare: files are added, never overwritten or deleted."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,7 @@ from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_bytes
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
-from flexunet_pl.data.samples import IMAGE_SUFFIXES, MASK_SUFFIXES
-
-MOST_PROBLEMS = 30
+from flexunet_pl.data.samples import IMAGE_SUFFIXES, MASK_SUFFIXES, files_in
 
 
 def claim(out: Path, update: bool) -> list[Row]:
@@ -35,14 +33,14 @@ def claim(out: Path, update: bool) -> list[Row]:
     if MANIFEST_FILE in held:
         return read_manifest(out)
     # An interrupted first run leaves images and masks, but its manifest is written last.
-    if strange := [name for name in held if name not in (*SPLITS, "palette.yaml")]:
+    if others := [name for name in held if name not in (*SPLITS, "palette.yaml")]:
         raise UserError(
-            f"{out}: --update true needs a prepared data set, but this holds {strange[0]}; give a new folder"
+            f"{out}: --update true needs a prepared data set, but this holds {others[0]}; give a new folder"
         )
     return []
 
 
-def refuse_strangers(out: Path, planned: Mapping[str, str]) -> None:
+def refuse_unplanned_files(out: Path, planned: Mapping[str, str]) -> None:
     """Check that every file in ``out/SPLIT/{images,masks}`` has a planned name in its planned split.
 
     Args:
@@ -52,29 +50,24 @@ def refuse_strangers(out: Path, planned: Mapping[str, str]) -> None:
     Raises:
         UserError: If a file has none; a source in two splits, or an image without a line in the manifest, is no update.
     """
-    strangers = [
+    unplanned = [
         path
         for split in SPLITS
         for part in ("images", "masks")
         if (out / split / part).is_dir()
-        for path in sorted((out / split / part).iterdir())
-        if path.suffix.lower() in (*IMAGE_SUFFIXES, *MASK_SUFFIXES)
-        and not path.name.startswith(".")
-        and planned.get(path.stem) != split
+        for path in files_in(out / split / part, (*IMAGE_SUFFIXES, *MASK_SUFFIXES))
+        if planned.get(path.stem) != split
     ]
-    if strangers:
+    if unplanned:
         raise UserError(
-            f"{strangers[0]}: this and {len(strangers) - 1} more files are not where this run would put them (an "
+            f"{unplanned[0]}: this and {len(unplanned) - 1} more files are not where this run would put them (an "
             "interrupted run had other options, or the file is from elsewhere); repeat the first command with "
             "--update true, or give a new folder"
         )
 
 
 def add_file(path: Path, content: bytes) -> bool:
-    """Write a file atomically unless it is there with the same content (for a PNG: the same pixels).
-
-    Returns:
-        Whether it was written.
+    """Write a file atomically unless it is there with the same content (PNG: the same pixels); return whether it was.
 
     Raises:
         UserError: If another file is there under this name.
@@ -88,23 +81,9 @@ def add_file(path: Path, content: bytes) -> bool:
 
 
 def _same_pixels(path: Path, content: bytes) -> bool:
-    """Tell whether two PNGs show the same; another version of the encoder writes other bytes."""
+    """Return whether two PNGs have equal pixels; another encoder version writes other bytes."""
     try:
         with Image.open(path) as there, Image.open(io.BytesIO(content)) as new:
             return there.mode == new.mode and np.array_equal(np.asarray(there), np.asarray(new))
     except (OSError, SyntaxError, ValueError):
         return False
-
-
-def raise_all(problems: Sequence[str], where: Path) -> None:
-    """Raise one error with the problems, if there are any.
-
-    Raises:
-        UserError: The list, of at most ``MOST_PROBLEMS``.
-    """
-    if problems:
-        lines = [f"  {number}. {problem}" for number, problem in enumerate(problems[:MOST_PROBLEMS], start=1)]
-        if len(problems) > MOST_PROBLEMS:
-            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more")
-        listed = "\n".join(lines)
-        raise UserError(f"{where}: {len(problems)} problem{'s'[: len(problems) > 1]}, nothing was written:\n{listed}")

@@ -1,10 +1,11 @@
-"""What a prepared data set holds, in numbers and pictures: statistics.png, samples_SPLIT.png and a table."""
+"""Summarise a prepared data set: statistics.png, samples_SPLIT.png and a table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from flexunet_pl.core.console import table
 from flexunet_pl.curation.conversion import read_any_image
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import Row
@@ -25,30 +26,24 @@ Table = dict[str, dict[str, int]]
 
 def count_images(rows: Sequence[Row], palette: Palette) -> Table:
     """Return for each split that has images how many show each class, and how many show none."""
-    kinds = [*palette.names[1:], DEFECT_FREE]
-    table: Table = {split: dict.fromkeys(kinds, 0) for split in SPLITS if any(row.split == split for row in rows)}
+    counts = _zeros(rows, [*palette.names[1:], DEFECT_FREE])
     for row in rows:
         for label in row.classes or (DEFECT_FREE,):
-            table[row.split][label] += 1
-    return table
+            counts[row.split][label] += 1
+    return counts
 
 
 def count_pixels_by_split(rows: Sequence[Row], palette: Palette) -> Table:
     """Return for each split that has images the pixels of each class."""
-    table: Table = {
-        split: dict.fromkeys(palette.names, 0) for split in SPLITS if any(row.split == split for row in rows)
-    }
+    counts = _zeros(rows, palette.names)
     for row in rows:
         for label in palette.names:
-            table[row.split][label] += row.pixels.get(label, 0)
-    return table
+            counts[row.split][label] += row.pixels.get(label, 0)
+    return counts
 
 
-def draw_statistics(rows: Sequence[Row], palette: Palette, path: Path) -> None:
-    """Write a picture of the images and pixels of each class in each split."""
-    images = bar_chart(count_images(rows, palette), "Images that show a class", "images")
-    pixels = bar_chart(count_pixels_by_split(rows, palette), "Pixels of a class", "pixels", logarithmic=True)
-    save_picture(path, sheet([images, pixels]))
+def _zeros(rows: Sequence[Row], columns: Sequence[str]) -> Table:
+    return {split: dict.fromkeys(columns, 0) for split in SPLITS if any(row.split == split for row in rows)}
 
 
 def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) -> None:
@@ -61,8 +56,8 @@ def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) 
         image = as_rgb(read_any_image(root / row.file))
         mask_index, _ = read_mask(root / row.split / "masks" / f"{row.name}.png", palette, antialiased=True)
         laid = overlay(image, mask_index, palette.colors)
-        shown = ", ".join(row.classes) or DEFECT_FREE
-        tiles = [(row.name, image), (f"mask: {shown}", colored(mask_index, palette.colors)), ("overlay", laid)]
+        classes = ", ".join(row.classes) or DEFECT_FREE
+        tiles = [(row.name, image), (f"mask: {classes}", colored(mask_index, palette.colors)), ("overlay", laid)]
         panels.append(panel(tiles, height=TILE_HEIGHT))
     lines = _packed(panels, SHEET_WIDTH)
     names = legend(palette.names, palette.colors, width=max(line.shape[1] for line in lines))
@@ -70,14 +65,14 @@ def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) 
 
 
 def choose_samples(rows: Sequence[Row], palette: Palette) -> list[Row]:
-    """Return rows for each class in turn, those that show most of it, each row once, of new groups where possible."""
+    """Return the rows with most pixels of each class in turn, each row once, from new groups where possible."""
     chosen: dict[str, Row] = {}
     for label in [*palette.names[1:], DEFECT_FREE]:
         of_class = [row for row in rows if label in (row.classes or (DEFECT_FREE,)) and row.file not in chosen]
         of_class.sort(key=lambda row: (-row.pixels.get(label, 0), row.file))
         for _ in range(SAMPLES_EACH):
-            seen = {row.group for row in chosen.values()}
-            of_class.sort(key=lambda row: row.group in seen)
+            groups = {row.group for row in chosen.values()}
+            of_class.sort(key=lambda row: row.group in groups)
             chosen |= {row.file: row for row in of_class[:1]}
             del of_class[:1]
     return list(chosen.values())[:MOST_SAMPLES]
@@ -95,16 +90,14 @@ def _packed(panels: Sequence[UInt8Array], width: int) -> list[UInt8Array]:
 
 def draw_overview(root: Path, rows: Sequence[Row], palette: Palette) -> None:
     """Write the statistics and the sample sheets of a data set into its folder."""
-    draw_statistics(rows, palette, root / STATISTICS_FILE)
+    images = bar_chart(count_images(rows, palette), "Images that show a class", "images")
+    pixels = bar_chart(count_pixels_by_split(rows, palette), "Pixels of a class", "pixels", logarithmic=True)
+    save_picture(root / STATISTICS_FILE, sheet([images, pixels]))
     for split in SPLITS:
         draw_samples(root, rows, palette, split)
 
 
-def text_table(table: Mapping[str, Mapping[str, int]], title: str) -> list[str]:
-    """Return lines with one row a class and one column a split, right-aligned under ``title``."""
-    if not table:
-        return []
-    kinds = list(next(iter(table.values())))
-    width = max(len(title), *(len(kind) for kind in kinds))
-    lines = [f"{title:<{width}}" + "".join(f"{split:>12}" for split in table)]
-    return lines + [f"{kind:<{width}}" + "".join(f"{table[split][kind]:>12,}" for split in table) for kind in kinds]
+def text_table(counts: Mapping[str, Mapping[str, int]], title: str) -> str:
+    """Return a table with a row for each class and a column for each split."""
+    kinds = next(iter(counts.values()), {})
+    return table([title, *counts], [[kind, *(counts[split][kind] for split in counts)] for kind in kinds])

@@ -1,25 +1,9 @@
 """Joint augmentation of image and mask, online and offline; ``data.augment`` in YAML describes it."""
 
-from flexunet_pl.data.augment.catalogue import CATALOGUE, ORIGINAL_NAMES, PRESETS
-from flexunet_pl.data.augment.kinds import Partner, Planes
-from flexunet_pl.data.augment.offline import (
-    OfflineVariant,
-    offline_name,
-    offline_samples,
-    offline_variants,
-)
-from flexunet_pl.data.augment.pipeline import Augmentation, build_augmentation
+# These register their transforms.
+from flexunet_pl.data.augment import distortion, filters, geometric, mixing, photometric  # noqa: F401
+from flexunet_pl.data.augment.kinds import TRANSFORMS, Planes, register_transform
+from flexunet_pl.data.augment.pipeline import build_augmentation
+from flexunet_pl.data.augment.presets import PRESETS
 
-__all__ = [
-    "CATALOGUE",
-    "ORIGINAL_NAMES",
-    "PRESETS",
-    "Augmentation",
-    "OfflineVariant",
-    "Partner",
-    "Planes",
-    "build_augmentation",
-    "offline_name",
-    "offline_samples",
-    "offline_variants",
-]
+__all__ = ["PRESETS", "TRANSFORMS", "Planes", "build_augmentation", "register_transform"]

@@ -1,4 +1,4 @@
-"""Where the training crop lies, and pictures that are smaller than it."""
+"""Choose the training crop; pad images smaller than it."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,6 @@ import numpy as np
 from flexunet_pl.data.augment.kinds import Planes, UInt8Array
 from flexunet_pl.data.augment.options import number, switch
 from flexunet_pl.data.palette import IGNORE_INDEX
-
-NUM_INDICES = 256
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Window:
 class Crop:
     """Choose the crop: anywhere, or, with probability ``foreground_share``, about a pixel that is not background.
 
-    That pixel lies in the middle half of the crop, as far as the edges of the picture allow. With ``class_balanced``
+    That pixel is in the middle half of the crop, as far as the edges of the picture allow. With ``class_balanced``
     a class is drawn first, each of those present as likely as the others, then one of its pixels; else every
     foreground pixel is as likely as any other.
     """
@@ -69,7 +67,7 @@ class Crop:
 
 def foreground_classes(mask: UInt8Array) -> UInt8Array:
     """Return the class indices that occur in ``mask`` (H, W), background 0 and ignore 255 left out, ascending."""
-    counts = np.bincount(mask.reshape(-1), minlength=NUM_INDICES)
+    counts = np.bincount(mask.reshape(-1), minlength=IGNORE_INDEX + 1)
     counts[[0, IGNORE_INDEX]] = 0
     return np.flatnonzero(counts).astype(np.uint8)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flexunet_pl.data.augment.kinds import Coordinates, Field, Radial
+from flexunet_pl.data.augment.kinds import Coordinates, Field, Radial, register_transform
 from flexunet_pl.data.augment.options import Interval, draw_one, number, numbers, points
 
 
@@ -40,19 +40,19 @@ class _Lens(Radial):
         return radial
 
 
-@dataclass(frozen=True)
+@register_transform("barrel")
 class Barrel(_Lens):
     """Bulge outwards within a circle about one of ``centers``."""
 
 
-@dataclass(frozen=True)
+@register_transform("pincushion")
 class Pincushion(_Lens):
     """Pinch inwards within a circle about one of ``centers``."""
 
     amount: float = number(-0.5, -0.95, -0.01)
 
 
-@dataclass(frozen=True)
+@register_transform("elastic")
 class Elastic(Field):
     """Shift pixels by smooth noise, independently in x and y, with the strength of the original.
 
@@ -73,7 +73,7 @@ class Elastic(Field):
         return shift_x.float(), shift_y.float()
 
 
-@dataclass(frozen=True)
+@register_transform("smooth_noise")
 class SmoothNoise(Field):
     """Shift pixels along the slopes of a smooth random landscape.
 

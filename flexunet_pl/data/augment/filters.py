@@ -1,15 +1,14 @@
 """Blur, noise, sharpening, JPEG and holes. They never see the mask."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 import torch
 from PIL import Image
 
-from flexunet_pl.data.augment.kinds import Filter, UInt8Array
+from flexunet_pl.data.augment.kinds import Filter, UInt8Array, register_transform
 from flexunet_pl.data.augment.options import draw, draw_whole, interval
 from flexunet_pl.data.augment.smoothing import convolved, gaussian_weights
 
@@ -18,7 +17,7 @@ from flexunet_pl.data.augment.smoothing import convolved, gaussian_weights
 _NORMAL_STEPS = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(256)])
 
 
-@dataclass(frozen=True)
+@register_transform("blur")
 class Blur(Filter):
     """Blur with a Gaussian of ``sigma`` pixels."""
 
@@ -27,10 +26,10 @@ class Blur(Filter):
     def filter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         """Convolve with a Gaussian cut off at three sigma."""
         weights = gaussian_weights(draw(rng, self.sigma))
-        return _rounded([convolved(plane, weights) for plane in _planes(image)])
+        return _by_plane(image, lambda plane: convolved(plane, weights))
 
 
-@dataclass(frozen=True)
+@register_transform("noise")
 class Noise(Filter):
     """Add normal noise of standard deviation ``sigma`` grey levels, independent for each pixel and channel."""
 
@@ -44,7 +43,7 @@ class Noise(Filter):
         return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
 
 
-@dataclass(frozen=True)
+@register_transform("sharpen")
 class Sharpen(Filter):
     """Add ``k`` times the differences to the eight neighbours: the original's kernel of 1 + 8k amid -k."""
 
@@ -53,10 +52,10 @@ class Sharpen(Filter):
     def filter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         """Move away from the mean of the 3x3 neighbourhood, 9 times k as far as one stands from it."""
         amount = 9 * draw(rng, self.k)
-        return _rounded([torch.lerp(plane, convolved(plane, [1, 1, 1]), -amount) for plane in _planes(image)])
+        return _by_plane(image, lambda plane: torch.lerp(plane, convolved(plane, [1, 1, 1]), -amount))
 
 
-@dataclass(frozen=True)
+@register_transform("jpeg")
 class Jpeg(Filter):
     """Compress and read back as JPEG of ``quality``; with other than 3 channels, each on its own."""
 
@@ -70,7 +69,7 @@ class Jpeg(Filter):
         return np.stack([_through_jpeg(plane, quality) for plane in image])
 
 
-@dataclass(frozen=True)
+@register_transform("coarse_dropout")
 class CoarseDropout(Filter):
     """Cover ``holes`` rectangles, each side a share ``size`` of the picture's, with the image's mean colour.
 
@@ -81,7 +80,7 @@ class CoarseDropout(Filter):
     size: tuple[float, float] = interval((0.03, 0.12), 0.001, 1)
 
     def filter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-        """Paint the holes, which lie wholly within the picture and may overlap."""
+        """Paint the holes, which are inside the picture and may overlap."""
         covered = np.array(image)
         height, width = image.shape[1:]
         color = np.rint(image[:, ::4, ::4].mean(axis=(1, 2))).astype(np.uint8)
@@ -101,12 +100,8 @@ def _through_jpeg(pixels: UInt8Array, quality: int) -> UInt8Array:
     return np.asarray(Image.open(file))
 
 
-def _planes(image: UInt8Array) -> list[torch.Tensor]:
-    """Return the channels of uint8 (C, H, W) as float (H, W) each."""
-    return [torch.from_numpy(plane.astype(np.float32)) for plane in image]
-
-
-def _rounded(planes: Sequence[torch.Tensor]) -> UInt8Array:
-    """Return float planes (H, W) as one uint8 image (C, H, W), rounded and cut off at 0 and 255."""
+def _by_plane(image: UInt8Array, change: Callable[[torch.Tensor], torch.Tensor]) -> UInt8Array:
+    """Change each channel (H, W) of uint8 (C, H, W) as float32; round the results and cut them off at 0 and 255."""
+    planes = [change(torch.from_numpy(plane.astype(np.float32))) for plane in image]
     rounded: UInt8Array = torch.stack([plane.clamp(0, 255).add_(0.5).to(torch.uint8) for plane in planes]).numpy()
     return rounded

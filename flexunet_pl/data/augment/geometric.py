@@ -1,15 +1,14 @@
 """Flips and the geometric changes that keep straight lines straight."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from flexunet_pl.data.augment.kinds import Flip, FloatArray, Homography, Planes, UInt8Array
+from flexunet_pl.data.augment.kinds import Flip, FloatArray, Homography, Planes, UInt8Array, register_transform
 from flexunet_pl.data.augment.options import draw, draw_one, interval, number, numbers
 
 
-@dataclass(frozen=True)
+@register_transform("hflip")
 class HorizontalFlip(Flip):
     """Mirror left and right."""
 
@@ -18,7 +17,7 @@ class HorizontalFlip(Flip):
         return image[:, :, ::-1], mask[:, ::-1]
 
 
-@dataclass(frozen=True)
+@register_transform("vflip")
 class VerticalFlip(Flip):
     """Mirror top and bottom."""
 
@@ -27,7 +26,7 @@ class VerticalFlip(Flip):
         return image[:, ::-1], mask[::-1]
 
 
-@dataclass(frozen=True)
+@register_transform("right_angle")
 class RightAngle(Flip):
     """Turn by 90, 180 or 270 degrees; by 180 where height and width differ, since the shape stays."""
 
@@ -38,7 +37,7 @@ class RightAngle(Flip):
         return np.rot90(image, quarters, axes=(1, 2)), np.rot90(mask, quarters)
 
 
-@dataclass(frozen=True)
+@register_transform("rotation")
 class Rotation(Homography):
     """Turn counter-clockwise by one of ``angles``, or, if there are none, by up to ``limit`` degrees either way."""
 
@@ -54,7 +53,7 @@ class Rotation(Homography):
         return _about_middle(np.array([[cosine, -sine], [sine, cosine]]), height, width)
 
 
-@dataclass(frozen=True)
+@register_transform("shrink")
 class Shrink(Homography):
     """Shrink to one of the shares ``shrinks`` of the size, about the middle."""
 
@@ -65,7 +64,7 @@ class Shrink(Homography):
         return _about_middle(np.eye(2) / draw_one(rng, self.shrinks), height, width)
 
 
-@dataclass(frozen=True)
+@register_transform("scale")
 class Scale(Homography):
     """Enlarge by a factor of ``factor``, below 1 shrink, about the middle."""
 
@@ -76,7 +75,7 @@ class Scale(Homography):
         return _about_middle(np.eye(2) / draw(rng, self.factor), height, width)
 
 
-@dataclass(frozen=True)
+@register_transform("shear")
 class Shear(Homography):
     """Shift each column up or down in proportion to its distance from the middle, or each row sideways.
 
@@ -97,7 +96,7 @@ class Shear(Homography):
         return _about_middle(np.array(linear), height, width)
 
 
-@dataclass(frozen=True)
+@register_transform("perspective")
 class Perspective(Homography):
     """Move each corner by up to ``limit`` of the sides, in any direction.
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
@@ -97,3 +98,40 @@ class Filter(Transform, ABC):
     @abstractmethod
     def filter(self, image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
         """Return a new image uint8 of the same shape (C, H, W); the given one stays as it is."""
+
+
+KINDS = (Mix, Homography, Radial, Field, Flip, Tone, Color, Filter)
+"""All kinds, in the order in which they act on a sample."""
+
+TRANSFORMS: dict[str, type[Transform]] = {}
+"""All transforms by their name in ``data.augment``, in the order in which they act."""
+
+TransformT = TypeVar("TransformT", bound=Transform)
+
+
+@dataclass_transform(frozen_default=True)
+def register_transform(name: str) -> Callable[[type[TransformT]], type[TransformT]]:
+    """Make a class of one of ``KINDS`` a frozen dataclass, unless it is one, and an entry of ``data.augment``.
+
+    Its fields, declared with the functions of ``options``, are the entry's options. It acts after the transforms of
+    its kind that were registered before.
+
+    Raises:
+        TypeError: If the class is of no kind.
+        ValueError: If the name is taken.
+    """
+
+    def register(transform: type[TransformT]) -> type[TransformT]:
+        if not issubclass(transform, KINDS):
+            raise TypeError(f"transform {name!r} must derive from one of {', '.join(kind.__name__ for kind in KINDS)}")
+        if name in TRANSFORMS:
+            raise ValueError(f"a transform {name!r} is registered already; choose another name")
+        if "__dataclass_fields__" not in vars(transform):
+            transform = dataclass(frozen=True)(transform)
+        entries: list[tuple[str, type[Transform]]] = [*TRANSFORMS.items(), (name, transform)]
+        entries.sort(key=lambda item: [not issubclass(item[1], kind) for kind in KINDS])
+        TRANSFORMS.clear()
+        TRANSFORMS.update(entries)
+        return transform
+
+    return register

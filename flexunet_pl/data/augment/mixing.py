@@ -1,7 +1,6 @@
 """Samples made from several: defects copied over, mosaics. Their partners must show the same kind of surface."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,18 +8,49 @@ import numpy.typing as npt
 import torch
 
 from flexunet_pl.data.augment.crop import Window, foreground_classes, padded
-from flexunet_pl.data.augment.kinds import Mix, Partner, Planes, UInt8Array
+from flexunet_pl.data.augment.kinds import Mix, Partner, Planes, UInt8Array, register_transform
 from flexunet_pl.data.augment.options import draw, interval, number
 from flexunet_pl.data.augment.smoothing import convolved, gaussian_weights
 
 PARTNERS_TRIED = 3
-# Pixels about a defect that tell the colour of the surface it lies on.
+# Pixels around a defect that give the colour of the surface.
 SURFACE_MARGIN = 8
 
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@register_transform("mosaic")
+class Mosaic(Mix):
+    """Divide the picture into four about a random point: one part stays, three come from partners.
+
+    The dividing lines are at a share ``split`` of height and width.
+    """
+
+    split: tuple[float, float] = interval((0.25, 0.75), 0, 1)
+
+    def mix(self, image: UInt8Array, mask: UInt8Array, partner: Partner, rng: np.random.Generator) -> Planes:
+        """Draw the point, which part stays, and from where in each partner the others come."""
+        height, width = mask.shape
+        row, column = round(draw(rng, self.split) * height), round(draw(rng, self.split) * width)
+        parts = [
+            Window(top, left, bottom - top, right - left)
+            for top, bottom in ((0, row), (row, height))
+            for left, right in ((0, column), (column, width))
+        ]
+        mixed_image, mixed_mask = np.array(image), np.array(mask)
+        staying = int(rng.integers(len(parts)))
+        for number_of_part, part in enumerate(parts):
+            if number_of_part == staying or part.height == 0 or part.width == 0:
+                continue
+            other_image, other_mask = padded(*partner(), part.height, part.width)
+            top = int(rng.integers(other_mask.shape[0] - part.height + 1))
+            left = int(rng.integers(other_mask.shape[1] - part.width + 1))
+            part_image, part_mask = part.cut(mixed_image, mixed_mask)
+            part_image[:], part_mask[:] = Window(top, left, part.height, part.width).cut(other_image, other_mask)
+        return mixed_image, mixed_mask
+
+
+@register_transform("copy_paste")
 class CopyPaste(Mix):
     """Copy the defect pixels of one class of a partner to a random place, mirrored by chance.
 
@@ -55,12 +85,7 @@ class CopyPaste(Mix):
         return mixed_image, mixed_mask
 
     def _patch(
-        self,
-        image: UInt8Array,
-        mask: UInt8Array,
-        defect: BoolArray,
-        most: tuple[int, ...],
-        rng: np.random.Generator,
+        self, image: UInt8Array, mask: UInt8Array, defect: BoolArray, most: tuple[int, ...], rng: np.random.Generator
     ) -> Planes:
         """Cut out the box about ``defect`` (H, W) with a margin, at most as large as ``most``, mirrored by chance."""
         margin = max(math.ceil(self.feather), SURFACE_MARGIN)
@@ -80,37 +105,6 @@ class CopyPaste(Mix):
             halo = convolved(torch.from_numpy(weight), gaussian_weights(self.feather / 2)).numpy()
             weight = np.maximum(weight, np.minimum(1, 2 * halo))
         return weight
-
-
-@dataclass(frozen=True)
-class Mosaic(Mix):
-    """Divide the picture into four about a random point: one part stays, three come from partners.
-
-    The dividing lines lie at a share ``split`` of height and width.
-    """
-
-    split: tuple[float, float] = interval((0.25, 0.75), 0, 1)
-
-    def mix(self, image: UInt8Array, mask: UInt8Array, partner: Partner, rng: np.random.Generator) -> Planes:
-        """Draw the point, which part stays, and from where in each partner the others come."""
-        height, width = mask.shape
-        row, column = round(draw(rng, self.split) * height), round(draw(rng, self.split) * width)
-        parts = [
-            Window(top, left, bottom - top, right - left)
-            for top, bottom in ((0, row), (row, height))
-            for left, right in ((0, column), (column, width))
-        ]
-        mixed_image, mixed_mask = np.array(image), np.array(mask)
-        staying = int(rng.integers(len(parts)))
-        for number_of_part, part in enumerate(parts):
-            if number_of_part == staying or part.height == 0 or part.width == 0:
-                continue
-            other_image, other_mask = padded(*partner(), part.height, part.width)
-            top = int(rng.integers(other_mask.shape[0] - part.height + 1))
-            left = int(rng.integers(other_mask.shape[1] - part.width + 1))
-            part_image, part_mask = part.cut(mixed_image, mixed_mask)
-            part_image[:], part_mask[:] = Window(top, left, part.height, part.width).cut(other_image, other_mask)
-        return mixed_image, mixed_mask
 
 
 def _extent(occupied: npt.NDArray[Any], margin: int, most: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Offline augmentation: what files to make of one sample, and their names.
+"""Offline augmentation: the variants of one sample, and their file names.
 
 ``flexunet_pl.data.sources.source_of`` reads the source back from these names.
 """
@@ -123,16 +123,9 @@ def offline_variants(spec: Mapping[str, Any] | None, copies: int = 0) -> list[Of
 def offline_samples(
     name: str, image: UInt8Array, mask: UInt8Array, variants: list[OfflineVariant], seed: int
 ) -> Iterator[tuple[str, UInt8Array, UInt8Array]]:
-    """Yield (new name, image, mask) for each variant of one sample.
+    """Yield (new name, image, mask) for each variant of a sample: its stem, image uint8 (C, H, W), mask uint8 (H, W).
 
-    The random numbers follow from ``seed`` and the new name alone, not from the order of the files.
-
-    Args:
-        name: The sample's stem, without suffix.
-        image: uint8 (C, H, W).
-        mask: uint8 (H, W), class index, 255 = ignore.
-        variants: What :func:`offline_variants` returned.
-        seed: Any whole number of at least 0.
+    The random numbers follow from ``seed`` (0 or more) and the new name alone, not from the order of the files.
     """
     for variant in variants:
         new_name = offline_name(variant.prefix, name)

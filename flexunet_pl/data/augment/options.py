@@ -1,6 +1,5 @@
 """What an option of a transform may be: each rule checks a value from YAML and says in words what it wants."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,13 +29,9 @@ def _checked(value: Any, low: float, high: float, *, whole: bool) -> Any:
     return value
 
 
-def _bounds(low: float, high: float) -> str:
-    return f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-
-
 def number(default: float, low: float, high: float) -> Any:
     """Declare a number from ``low`` to ``high``."""
-    rule = Rule(f"a number {_bounds(low, high)}", lambda value: _checked(value, low, high, whole=False))
+    rule = Rule(f"a number from {low:g} to {high:g}", lambda value: _checked(value, low, high, whole=False))
     return field(default=default, metadata={"rule": rule})
 
 
@@ -53,7 +48,7 @@ def interval(default: Interval, low: float, high: float, *, whole: bool = False)
         return first, last
 
     kind = "a whole number" if whole else "a number"
-    wants = f"{kind} {_bounds(low, high)}, or [from, to] of two such numbers, the smaller first"
+    wants = f"{kind} from {low:g} to {high:g}, or [from, to] of two such numbers, the smaller first"
     return field(default=default, metadata={"rule": Rule(wants, parse)})
 
 
@@ -65,7 +60,7 @@ def numbers(default: tuple[float, ...], low: float, high: float, *, empty: bool 
             raise ValueError(value)
         return tuple(_checked(item, low, high, whole=False) for item in value)
 
-    wants = f"a list of {'numbers' if empty else 'at least one number'}, each {_bounds(low, high)}"
+    wants = f"a list of {'numbers' if empty else 'at least one number'}, each from {low:g} to {high:g}"
     return field(default=default, metadata={"rule": Rule(wants, parse)})
 
 
@@ -73,9 +68,8 @@ def points(default: tuple[Interval, ...]) -> Any:
     """Declare a list of places [x, y] as shares of width and height, one of which is drawn for each sample."""
 
     def parse(value: Any) -> tuple[Interval, ...]:
-        if not isinstance(value, list | tuple) or not value:
-            raise ValueError(value)
-        if any(not isinstance(place, list | tuple) or len(place) != 2 for place in value):
+        places = value if isinstance(value, list | tuple) else ()
+        if not places or any(not isinstance(place, list | tuple) or len(place) != 2 for place in places):
             raise ValueError(value)
         return tuple((_checked(x, 0, 1, whole=False), _checked(y, 0, 1, whole=False)) for x, y in value)
 

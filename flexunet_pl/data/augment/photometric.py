@@ -1,11 +1,10 @@
 """Changes of brightness and colour. They never see the mask."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from flexunet_pl.data.augment.kinds import Color, FloatArray, Tone
+from flexunet_pl.data.augment.kinds import Color, FloatArray, Tone, register_transform
 from flexunet_pl.data.augment.options import draw, interval, number
 
 # Luma and two colour differences of NTSC television: turning the two about the luma axis turns the hue.
@@ -13,7 +12,7 @@ _TO_YIQ: FloatArray = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213
 _FROM_YIQ: FloatArray = np.linalg.inv(_TO_YIQ).astype(np.float64)
 
 
-@dataclass(frozen=True)
+@register_transform("brightness")
 class Brightness(Tone):
     """Multiply by 1 plus or minus up to ``limit``."""
 
@@ -24,7 +23,7 @@ class Brightness(Tone):
         return levels * (1 + rng.uniform(-self.limit, self.limit))
 
 
-@dataclass(frozen=True)
+@register_transform("brightening")
 class Brightening(Tone):
     """Multiply by ``alpha`` and add ``beta``, as the original does."""
 
@@ -36,7 +35,7 @@ class Brightening(Tone):
         return levels * draw(rng, self.alpha) + draw(rng, self.beta)
 
 
-@dataclass(frozen=True)
+@register_transform("contrast")
 class Contrast(Tone):
     """Multiply the distance from the image's mean by 1 plus or minus up to ``limit``."""
 
@@ -47,19 +46,19 @@ class Contrast(Tone):
         return mean + (levels - mean) * (1 + rng.uniform(-self.limit, self.limit))
 
 
-@dataclass(frozen=True)
+@register_transform("gamma")
 class Gamma(Tone):
     """Raise values, taken as shares of 255, to the power ``exponent``: below 1 lifts the shadows."""
 
     exponent: tuple[float, float] = interval((0.8, 1.25), 0.05, 20)
 
     def curve(self, levels: FloatArray, mean: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002  not needed
-        """Bend the levels; what lies beyond 0..255 is cut off first."""
+        """Bend the levels; values beyond 0..255 are clipped first."""
         bent: FloatArray = 255 * (levels.clip(0, 255) / 255) ** draw(rng, self.exponent)
         return bent
 
 
-@dataclass(frozen=True)
+@register_transform("hue")
 class Hue(Color):
     """Turn the hue by up to ``limit`` of the colour circle either way; greys and brightness stay."""
 
@@ -68,14 +67,12 @@ class Hue(Color):
     def matrix(self, rng: np.random.Generator) -> FloatArray:
         """Turn the two colour differences about the luma axis."""
         angle = 2 * math.pi * rng.uniform(-self.limit, self.limit)
-        turn = np.array(
-            [[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]],
-        )
+        turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
         matrix: FloatArray = _FROM_YIQ @ turn @ _TO_YIQ
         return matrix
 
 
-@dataclass(frozen=True)
+@register_transform("saturation")
 class Saturation(Color):
     """Multiply the distance from grey by 1 plus or minus up to ``limit``."""
 

@@ -1,7 +1,7 @@
 """The augmentation of one training sample: mix, crop and warp, flip, tone, colour, filter."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,11 @@ from flexunet_pl.data.augment.kinds import (
     Planes,
     Radial,
     Tone,
-    Transform,
+    TransformT,
     UInt8Array,
 )
 from flexunet_pl.data.augment.sampling import sample, source_points
 from flexunet_pl.data.augment.spec import KEY, Plan, read_plan
-
-TransformT = TypeVar("TransformT", bound=Transform)
 
 
 class Augmentation:
@@ -55,11 +53,6 @@ class Augmentation:
         self._tones = [transform for transform in transforms if isinstance(transform, Tone)]
         self._colors = [transform for transform in transforms if isinstance(transform, Color)]
         self._filters = [transform for transform in transforms if isinstance(transform, Filter)]
-
-    @property
-    def needs_partner(self) -> bool:
-        """Whether some transform mixes samples, so that a call needs ``partner``."""
-        return bool(self._mixes)
 
     def __call__(
         self, image: UInt8Array, mask: UInt8Array, rng: np.random.Generator, partner: Partner | None = None
@@ -131,7 +124,7 @@ def build_augmentation(spec: Mapping[str, Any] | None, crop_size: tuple[int, int
     Args:
         spec: A map from transform to its options, each with its probability ``p``; a bare number stands for ``p``.
             ``preset`` names a set that the other entries change or extend; ``crop`` and ``fill`` say how crops are
-            chosen and what lies beyond the picture. None is no augmentation but the crop.
+            chosen and how pixels beyond the image are filled. None means no augmentation but the crop.
         crop_size: Height and width of the training crop, or None.
 
     Raises:

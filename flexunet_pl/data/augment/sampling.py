@@ -81,7 +81,7 @@ def _mirrored(position: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _reached(position: torch.Tensor, size: int) -> slice:
-    """Return the pixels of 0..``size`` that lie about the positions, at least one."""
+    """Return the pixels of 0..``size`` around the positions, at least one."""
     first, last = (min(max(float(end), 0), size - 1) for end in position.aminmax())
     return slice(int(first), min(int(last) + 2, size))
 

@@ -1,19 +1,14 @@
 """From the YAML key ``data.augment`` to checked transforms."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from flexunet_pl.core.errors import UserError, suggestion
-from flexunet_pl.data.augment.catalogue import (
-    CATALOGUE,
-    ORIGINAL_LISTS,
-    ORIGINAL_NAMES,
-    ORIGINAL_OPTIONS,
-    PRESETS,
-)
 from flexunet_pl.data.augment.crop import Crop
-from flexunet_pl.data.augment.kinds import Transform
+from flexunet_pl.data.augment.kinds import TRANSFORMS, Transform
+from flexunet_pl.data.augment.presets import ORIGINAL_LISTS, ORIGINAL_NAMES, ORIGINAL_OPTIONS, PRESETS
 
 KEY = "data.augment"
 FILLS = ("mirror", "ignore")
@@ -36,11 +31,7 @@ class Plan:
 
 
 def read_plan(spec: Mapping[str, Any] | None) -> Plan:
-    """Check ``spec``, the value of ``data.augment``, fill in its preset and the defaults.
-
-    Raises:
-        UserError: Naming the key, the value, the rule and the repair.
-    """
+    """Check ``spec``, the value of ``data.augment``, fill in preset and defaults; raise UserError on a broken rule."""
     if spec is None:
         spec = {}
     if not isinstance(spec, Mapping):
@@ -51,10 +42,12 @@ def read_plan(spec: Mapping[str, Any] | None) -> Plan:
     crop = _build(Crop, "crop", _options("crop", entries.pop("crop"), Crop)) if "crop" in entries else None
     asked = {name: dict(options) for name, options in PRESETS[preset].items()}
     for name, value in entries.items():
-        if name not in CATALOGUE:
-            raise UserError(_unknown_transform(name))
-        asked[name] = asked.get(name, {}) | _options(name, value, CATALOGUE[name])
-    transforms = {name: _build(kind, name, asked[name]) for name, kind in CATALOGUE.items() if name in asked}
+        if name not in TRANSFORMS:
+            known = [*TRANSFORMS, *ORIGINAL_NAMES, *ORIGINAL_LISTS, *_SETTINGS]
+            hint = f"{suggestion(name, known)}; choose from {', '.join(TRANSFORMS)}"
+            raise UserError(f"{KEY}.{name}: there is no such transform{hint}")
+        asked[name] = asked.get(name, {}) | _options(name, value, TRANSFORMS[name])
+    transforms = {name: _build(kind, name, asked[name]) for name, kind in TRANSFORMS.items() if name in asked}
     return Plan({name: transform for name, transform in transforms.items() if transform.p > 0}, crop, fill)
 
 
@@ -69,7 +62,7 @@ def _with_our_names(spec: Mapping[str, Any]) -> dict[str, Any]:
         if option in entries:
             # With an empty list the original leaves the operation out.
             value = entries.pop(option)
-            given = _options(name, entries.get(name, True), CATALOGUE[name])
+            given = _options(name, entries.get(name, True), TRANSFORMS[name])
             if option in given:
                 raise UserError(f"{KEY}.{option}: is given as {name}.{option} too; keep one of them")
             entries[name] = given | ({"p": 0} if value == [] else {option: value})
@@ -78,7 +71,7 @@ def _with_our_names(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
-        raise UserError(f"{KEY}.{name}={value!r}; choose from {_listed(choices)}{suggestion(str(value), choices)}")
+        raise UserError(f"{KEY}.{name}={value!r}; choose from {', '.join(choices)}{suggestion(str(value), choices)}")
     return str(value)
 
 
@@ -103,32 +96,13 @@ def _build(kind: type[Any], name: str, options: Mapping[str, Any]) -> Any:
     checked: dict[str, Any] = {}
     for option, value in options.items():
         if option not in rules:
-            raise UserError(
-                f"{KEY}.{name}.{option}: {name} has no such option{suggestion(option, rules)}; it has {_listed(rules)}"
-            )
+            hint = f"{suggestion(option, rules)}; it has {', '.join(rules)}"
+            raise UserError(f"{KEY}.{name}.{option}: {name} has no such option{hint}")
         try:
             checked[option] = rules[option].parse(value)
         except ValueError:
-            default = next(item.default for item in fields(kind) if item.name == option)
+            default = json.dumps(getattr(kind, option))
             raise UserError(
-                f"{KEY}.{name}.{option}={value!r}; it must be {rules[option].wants}; the default is {_yaml(default)}"
+                f"{KEY}.{name}.{option}={value!r}; it must be {rules[option].wants}; the default is {default}"
             ) from None
     return kind(**checked)
-
-
-def _unknown_transform(name: str) -> str:
-    known = [*CATALOGUE, *ORIGINAL_NAMES, *ORIGINAL_LISTS, *_SETTINGS]
-    return f"{KEY}.{name}: there is no such transform{suggestion(name, known)}; choose from {_listed(CATALOGUE)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
-def _yaml(value: Any) -> str:
-    """Write a default as one writes it in YAML."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(_yaml(item) for item in value)}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}"

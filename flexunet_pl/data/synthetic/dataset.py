@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path, write_json
-from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.synthetic.defects import DEFECTS
 from flexunet_pl.data.synthetic.surface import Scene, paint_tile
-
-UInt8Array = npt.NDArray[np.uint8]
 
 TILE_PALETTE: dict[str, list[int]] = {
     "background": [0, 0, 0],
@@ -32,7 +29,7 @@ GOOD = "good"
 KINDS = (*DEFECTS, *DEFECTS, GOOD)
 SECOND_DEFECT_SHARE = 0.2
 
-# The pictures of one source are turned by these degrees; a picture's name tells, as in the original's data sets.
+# The pictures of one source are turned by these degrees; its name gives the angle, as in the original's data sets.
 TURNS = (0, 4, 356, 8)
 LARGEST_TURN = 8
 LARGEST_SHIFT = 0.04
@@ -197,12 +194,9 @@ def _check(size: tuple[int, int], counts: dict[str, int]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _draw_source(size: tuple[int, int], source: int, seed: int) -> tuple[Image.Image, Image.Image]:
-    """Paint a tile with its defects, larger than ``size`` by what a turned and shifted view may need.
+    """Paint a tile (RGB) and its class indices (L), larger than ``size`` by what a turned and shifted view may need.
 
     The last one is kept, since the pictures of a source are usually drawn one after the other.
-
-    Returns:
-        Colours as an RGB picture and class indices as an L picture.
     """
     height, width = size
     cosine, sine = math.cos(math.radians(LARGEST_TURN)), math.sin(math.radians(LARGEST_TURN))
@@ -220,7 +214,7 @@ def _draw_source(size: tuple[int, int], source: int, seed: int) -> tuple[Image.I
             before = scene.surface.copy()
             second = str(rng.choice([other for other in DEFECTS if other != kind]))
             covered = DEFECTS[second](scene)
-            # Where defects lie on one another, nobody could say which one a pixel shows.
+            # Where defects overlap, a pixel's class would be ambiguous.
             if (covered & (mask_index > 0)).any():
                 scene.surface[...] = before
             else:

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from flexunet_pl.data.synthetic.surface import BoolArray, FloatArray, Point, Polyline, Scene, smooth_step
 
-# How far from the picture's centre, as a share of the half sides, the middle of a defect may lie.
+# How far from the picture's centre, as a share of the half sides, the middle of a defect may be.
 REACH = 0.68
 
 

@@ -64,10 +64,7 @@ class Scene:
     def place(self, reach: float) -> Point:
         """Return a random point whose distance from the picture's centre is at most ``reach`` of the half sides."""
         half_x, half_y = self.width / self.unit / 2, self.height / self.unit / 2
-        return (
-            float(self.rng.uniform(-reach, reach)) * half_x,
-            float(self.rng.uniform(-reach, reach)) * half_y,
-        )
+        return (float(self.rng.uniform(-reach, reach)) * half_x, float(self.rng.uniform(-reach, reach)) * half_y)
 
     def turned(self, centre: Point, angle: float) -> tuple[FloatArray, FloatArray]:
         """Return coordinates along and across the direction ``angle`` (radians) from ``centre``, each (H, W)."""
@@ -163,10 +160,7 @@ class Scene:
 
     def _pixel(self, point: Point) -> Point:
         rows, columns = self.surface.shape[:2]
-        return (
-            (point[0] * self.unit + columns / 2) * SUPERSAMPLE,
-            (point[1] * self.unit + rows / 2) * SUPERSAMPLE,
-        )
+        return ((point[0] * self.unit + columns / 2) * SUPERSAMPLE, (point[1] * self.unit + rows / 2) * SUPERSAMPLE)
 
 
 def paint_tile(scene: Scene) -> None:
@@ -175,16 +169,16 @@ def paint_tile(scene: Scene) -> None:
     scale = float(rng.uniform(0.85, 1.2))
     density = float(rng.uniform(0.85, 1.1)) / scale**2
     clouds = 1 + 0.16 * scene.noise(0.035)
-    bare = np.ones(scene.surface.shape[:2], dtype=np.float32)
+    visible = np.ones(scene.surface.shape[:2], dtype=np.float32)
     for count, radius, opacity in ((1150, 0.0075, 0.88), (2100, 0.0052, 0.75), (3200, 0.0028, 0.6)):
         drops = scene.drops(count * density, radius * scale, angle=float(rng.uniform(0, np.pi)), stretch=1.15)
-        bare *= 1 - np.float32(opacity) * smooth_step((drops * clouds - 0.2) / 1.15)
+        visible *= 1 - np.float32(opacity) * smooth_step((drops * clouds - 0.2) / 1.15)
     ground = float(rng.uniform(140, 156)) + 6 * scene.noise(0.06) + 3 * scene.noise(0.012)
     ground_tint = rng.uniform((-6, 0, -6), (-2, 2, -1)).astype(np.float32)
     ink = float(rng.uniform(52, 60)) + 6 * scene.noise(0.02)
     ink_tint = np.array([1.5, -0.5, -2.5], dtype=np.float32)
-    grey = ink + bare * (ground - ink)
-    scene.surface[...] = grey[..., None] + (ink_tint + bare[..., None] * (ground_tint - ink_tint))
+    grey = ink + visible * (ground - ink)
+    scene.surface[...] = grey[..., None] + (ink_tint + visible[..., None] * (ground_tint - ink_tint))
 
 
 def smooth_step(ramp: npt.NDArray[np.floating[Any]]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What an 8-bit copy of a model gives, against the model itself and against the truth."""
+"""Compare an 8-bit model with the float model and with the ground truth."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.export.int8.calibration import Pictures
 from flexunet_pl.export.verify import FloatArray, OnnxModel, UInt8Array, top_two_margin
-from flexunet_pl.nn.metrics import confusion_matrix, scores_from_confusion
+from flexunet_pl.nn.metrics import ScoreTable, confusion_matrix
 
 LARGEST_DROP = 0.01
 PARTS_OF_A_PIXEL = 1000  # Dice is computed from whole numbers, and pixels may count in part
@@ -18,14 +18,14 @@ PARTS_OF_A_PIXEL = 1000  # Dice is computed from whole numbers, and pixels may c
 def check_int8(float_path: Path, int8_path: Path, pictures: Pictures) -> dict[str, Any]:
     """Compare an 8-bit model with the model it was made from.
 
-    Without masks, the float model's mask stands in for the truth, and each pixel weighs as much as the model was
-    decided there: the distance of its two most likely classes. That is by how much the expected number of right pixels
-    falls if this pixel falls the other way. The float model's Dice is then 1.
+    Without masks, the float model's mask is the reference, and each pixel is weighted by the margin between its two
+    most likely classes: by that much the expected number of correct pixels falls if its class flips. The float model's
+    Dice is then 1.
 
     Returns:
         For check.json: share of pixels with the same class, largest and mean difference of a probability, the mean
-        foreground Dice of the 8-bit masks against the float ones, and that of both against the truth (null if no
-        foreground occurs), with what stood for the truth.
+        foreground Dice of the 8-bit masks against the float ones, and the Dice of both against the truth (null if no
+        foreground occurs), with the kind of truth.
     """
     classes = len(pictures.palette)
     models = {"float": OnnxModel(float_path), "int8": OnnxModel(int8_path)}
@@ -48,7 +48,7 @@ def check_int8(float_path: Path, int8_path: Path, pictures: Pictures) -> dict[st
         largest, total, values = max(largest, float(apart.max())), total + float(apart.sum()), values + apart.size
         agreeing, pixels = agreeing + int((mask == expected_mask).sum()), pixels + mask.size
     return {
-        "images": len(pictures.pairs),
+        "images": len(pictures.files),
         "mask_agreement": agreeing / pixels,
         "largest_probability_difference": largest,
         "mean_probability_difference": total / values,
@@ -61,26 +61,19 @@ def check_int8(float_path: Path, int8_path: Path, pictures: Pictures) -> dict[st
 def decided_confusion(
     probabilities: FloatArray, float_mask: UInt8Array, mask: UInt8Array, classes: int
 ) -> npt.NDArray[np.float64]:
-    """Return a confusion matrix (classes, classes) in which a pixel counts as much as its best two classes are apart.
+    """Return a confusion matrix (classes, classes) in which each pixel counts with the margin of its two best classes.
 
-    Args:
-        probabilities: What the float model gave, float32 (H, W, K).
-        float_mask: What it chose, uint8 (H, W): the rows.
-        mask: What is compared with it, uint8 (H, W): the columns.
-        classes: How many there are.
+    The float model's ``probabilities`` (H, W, K) and mask uint8 (H, W), the rows, meet another mask, the columns.
     """
     places = float_mask.astype(np.int64) * classes + mask
-    weights = top_two_margin(probabilities)
-    counts = np.bincount(places.ravel(), weights=weights.ravel(), minlength=classes**2)
+    counts = np.bincount(places.ravel(), top_two_margin(probabilities).ravel(), minlength=classes**2)
     return np.asarray(counts, dtype=np.float64).reshape(classes, classes)
 
 
-def told(report: dict[str, Any]) -> str:
-    """Return what a report says as one sentence."""
-    before, after = (
-        "n/a" if dice is None else f"{dice:.4f}"
-        for dice in (report["foreground_dice_float"], report["foreground_dice_int8"])
-    )
+def summary_of(report: dict[str, Any]) -> str:
+    """Return a report as one sentence."""
+    dices = (report["foreground_dice_float"], report["foreground_dice_int8"])
+    before, after = ("n/a" if dice is None else f"{dice:.4f}" for dice in dices)
     return (
         f"8 bits, on {report['images']} images: {report['mask_agreement']:.2%} of the pixels have the same class, mean "
         f"foreground Dice {before} -> {after} (measured against {report['truth']})"
@@ -88,11 +81,7 @@ def told(report: dict[str, Any]) -> str:
 
 
 def refuse_loss(report: dict[str, Any], force: bool) -> None:
-    """Refuse an 8-bit model whose mean foreground Dice is more than 0.01 lower, unless ``force``.
-
-    Raises:
-        UserError: If it is refused.
-    """
+    """Raise UserError if the 8-bit model's mean foreground Dice is more than 0.01 lower, unless ``force``."""
     before, after = report["foreground_dice_float"], report["foreground_dice_int8"]
     if before is None or force:
         return
@@ -107,4 +96,4 @@ def refuse_loss(report: dict[str, Any], force: bool) -> None:
 
 
 def _dice(confusion: npt.NDArray[np.float64]) -> float | None:
-    return scores_from_confusion(np.rint(confusion * PARTS_OF_A_PIXEL).astype(np.int64)).mean_foreground_dice
+    return ScoreTable(np.rint(confusion * PARTS_OF_A_PIXEL).astype(np.int64))["mean_foreground_dice"]

@@ -1,4 +1,4 @@
-"""Run the level of full resolution on blocks of 2x2 pixels, where 8-bit kernels gain by it; no value changes.
+"""Compute the full-resolution level on blocks of 2x2 pixels where that speeds up 8-bit kernels; no value changes.
 
 onnxruntime's 8-bit convolution reaches half its speed where a layer has only 16 filters. On blocks of 2x2 pixels, such
 a level has four times the channels on a quarter of the places. A 9x9 kernel becomes 5x5, which is 23 % more work, and
@@ -12,7 +12,7 @@ from onnx import NodeProto
 from flexunet_pl.export.int8.graph import Graph, attribute, make_node
 from flexunet_pl.export.int8.layout import blocks_to_pixels, chain, convolution_to_blocks, is_doubling, is_mixing
 
-# From this number of filters on, the 8-bit kernels are busy enough without blocks.
+# With this many filters, 8-bit kernels run at full speed without blocks.
 WIDE_ENOUGH = 64
 SAME_LAYOUT = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Softplus", "Mish", "Gelu")
 
@@ -20,9 +20,9 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def narrow_level_on_blocks(graph: Graph) -> None:
-    """Compute the level of full resolution on blocks of 2x2 pixels, if it is one that gains by it.
+    """Compute the level of full resolution on blocks of 2x2 pixels if that is faster.
 
-    It is one if its convolutions have kernels of 5, 9, 13 .. pixels and fewer than 64 filters, and it is left by 2x2
+    It is if its convolutions have kernels of 5, 9, 13 .. pixels and fewer than 64 filters, and it is left by 2x2
     pooling and entered again by concatenation with doubled features, which also makes its sides even.
     """
     level = _FullLevel(graph)
@@ -76,7 +76,7 @@ class _FullLevel:
         self.concatenations += 1
 
     def _fits(self, node: NodeProto) -> bool:
-        """Tell whether a node is a convolution that stays one on blocks: of 1, 5, 9 .. pixels, centred, stride 1."""
+        """Return whether a node is a convolution that stays one on blocks: of 1, 5, 9 .. pixels, centred, stride 1."""
         if node.op_type != "Conv" or node.input[1] not in self.graph.constants:
             return False
         shape = self.graph.constants[node.input[1]].shape
@@ -90,18 +90,14 @@ class _FullLevel:
         )
 
     def gains(self) -> bool:
-        """Tell whether blocks are possible and pay: see :func:`narrow_level_on_blocks`."""
+        """Return whether blocks are possible and faster: see :func:`narrow_level_on_blocks`."""
         has_level = bool(self.filters) and max(self.filters) < WIDE_ENOUGH and self.concatenations > 0
-        # Blocks of a concatenation are not in the order of pixels, so nobody outside of the level may ask for them.
-        left_joined = any(
-            len(self.parts.get(name, ())) > 1 and node.output[0] not in self.parts
-            for node in self.graph.nodes
-            for name in node.input
-        )
-        return has_level and not left_joined
+        # Blocks of a concatenation are not in the order of pixels, so no node outside the level may read them.
+        outside = [node for node in self.graph.nodes if node.output[0] not in self.parts]
+        return has_level and all(len(self.parts.get(name, ())) <= 1 for node in outside for name in node.input)
 
     def rewritten(self) -> list[NodeProto]:
-        """Return the nodes of the graph with this level on blocks; what others read of it is turned into pixels."""
+        """Return the nodes of the graph with this level on blocks; what other levels read is turned into pixels."""
         graph, nodes = self.graph, list[NodeProto]()
         restored: set[str] = set()
         is_entered = False
@@ -132,8 +128,7 @@ class _FullLevel:
             changed.CopyFrom(node)
             changed.name = f"{node.op_type}_{output}"
             changed.output[0] = output
-            for position, name in enumerate(node.input):
-                changed.input[position] = _blocks(name)
+            changed.input[:] = map(_blocks, node.input)
             return changed
         weight = self.graph.constants[node.input[1]]
         parts = self.parts[node.input[0]]
@@ -149,15 +144,10 @@ class _FullLevel:
 
 
 def weight_on_blocks(weight: FloatArray, parts: tuple[int, ...]) -> FloatArray:
-    """Map the weight (O, I, k, k) of a centred convolution, k = 1, 5, 9 .., to that of the same one on 2x2 blocks.
+    """Map the weight (O, I, k, k) of a centred convolution, k = 1, 5, 9 .., to the weight on 2x2 blocks.
 
-    Args:
-        weight: The weight.
-        parts: Number of channels of each part of the input; they sum up to I.
-
-    Returns:
-        A weight (4O, 4I, k', k'), k' = 1, 3, 5 .., outputs in the order (row, column, O), inputs (part, row, column,
-        channel of the part).
+    It is (4O, 4I, k', k'), k' = 1, 3, 5 .., with outputs in the order (row, column, O) and inputs (part, row, column,
+    channel of the part); ``parts`` are the numbers of channels of each part and sum up to I.
     """
     count_out, count_in, side, _ = weight.shape
     reach = side // 2
@@ -211,12 +201,8 @@ def _pooled_blocks(graph: Graph, source: str, output: str, channels: int) -> lis
 
 
 def _is_halving(node: NodeProto) -> bool:
-    return (
-        node.op_type == "MaxPool"
-        and list(attribute(node, "kernel_shape")) == [2, 2]
-        and list(attribute(node, "strides", [])) == [2, 2]
-        and not any(attribute(node, "pads", []))
-    )
+    sides = [attribute(node, "kernel_shape"), attribute(node, "strides")]
+    return node.op_type == "MaxPool" and sides == [[2, 2], [2, 2]] and not any(attribute(node, "pads", []))
 
 
 def _blocks(name: str) -> str:

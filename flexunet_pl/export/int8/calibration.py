@@ -1,4 +1,4 @@
-"""Pictures for an export to be tried on, at the size the network works at, with masks where there are some."""
+"""Images to calibrate and verify an export with, at the working size, with masks where they exist."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import Pair, ReadingRules, find_images, find_pairs, read_image
+from flexunet_pl.data.samples import ReadingRules, find_images, find_pairs, read_image
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.data.synthetic.dataset import draw_sample
 
@@ -22,16 +22,18 @@ UInt8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files of pictures, read one at a time.
+    """Image files, read one at a time.
 
     Attributes:
-        pairs: Image files, with mask files if there is truth.
+        files: Image files.
+        mask_files: Their mask files, empty where there is no truth.
         palette: What class is what in the masks.
         sizing: The size the network works at.
         rules: How files become arrays.
     """
 
-    pairs: Sequence[Pair]
+    files: Sequence[Path]
+    mask_files: Sequence[Path]
     palette: Palette
     sizing: Sizing
     rules: ReadingRules
@@ -48,40 +50,42 @@ class Pictures:
             pairs, problems = find_pairs(images, masks)
             if problems:
                 raise UserError(f"--calibration: {len(problems)} problems in {folder}, the first: {problems[0]}")
-            return cls(pairs, palette, sizing, rules)
+            return cls([pair.image for pair in pairs], [pair.mask for pair in pairs], palette, sizing, rules)
         if (folder / "valid" / "images").is_dir():
             raise UserError(f"--calibration {folder}: this is a data set; give one of its splits, {folder / 'valid'}")
         found = find_images(images if images.is_dir() else folder)
-        return cls([Pair(path.stem, path, None) for path in found], palette, sizing, rules)
+        return cls(found, [], palette, sizing, rules)
 
     @property
     def have_masks(self) -> bool:
         """Whether there is truth."""
-        return all(pair.mask is not None for pair in self.pairs)
+        return bool(self.mask_files)
 
     def some(self, count: int) -> "Pictures":
         """Return at most ``count`` of the pictures, evenly spread over the folder."""
-        places = np.linspace(0, len(self.pairs) - 1, min(count, len(self.pairs))).round().astype(int)
-        return replace(self, pairs=[self.pairs[place] for place in places])
+        places = np.linspace(0, len(self.files) - 1, min(count, len(self.files))).round().astype(int)
+        masks = [self.mask_files[place] for place in places] if self.have_masks else []
+        return replace(self, files=[self.files[place] for place in places], mask_files=masks)
 
     def every_second(self, first: int) -> "Pictures":
         """Return every second picture from ``first``, 0 or 1, on; the only picture there is, if there is one."""
-        return self if len(self.pairs) == 1 else replace(self, pairs=self.pairs[first::2])
+        if len(self.files) == 1:
+            return self
+        return replace(self, files=self.files[first::2], mask_files=self.mask_files[first::2])
 
     def images(self) -> Iterator[UInt8Array]:
         """Yield each image uint8 (H, W, C) at the size the network works at."""
-        for pair in self.pairs:
-            yield self.sizing.fit_image(read_image(pair.image, self.rules))
+        for path in self.files:
+            yield self.sizing.fit_image(read_image(path, self.rules))
 
     def masks(self) -> Iterator[UInt8Array]:
         """Yield each mask uint8 (H, W) at the size the network works at, 255 = ignore."""
-        for pair in self.pairs:
-            if pair.mask is not None:
-                yield self.sizing.fit_mask(read_mask(pair.mask, self.palette, self.rules.antialiased_masks)[0])
+        for path in self.mask_files:
+            yield self.sizing.fit_mask(read_mask(path, self.palette, self.rules.antialiased_masks)[0])
 
 
 def demo_images(size: tuple[int, int], channels: int) -> Iterator[UInt8Array]:
-    """Yield made-up images uint8 (H, W, C) of ``size`` (height, width), for those who have no others at hand."""
+    """Yield synthetic images uint8 (H, W, C) of ``size`` (height, width), used where no images are given."""
     height, width = size
     drawn_size = (max(height, SMALLEST_DEMO_SIDE), max(width, SMALLEST_DEMO_SIDE))
     for source in range(DEMO_PICTURES):

@@ -16,7 +16,6 @@ class Graph:
     Attributes:
         nodes: The nodes; a pass replaces this list.
         constants: Value of each constant by name.
-        inputs: Names of the inputs.
         outputs: Names of the outputs.
     """
 
@@ -27,11 +26,10 @@ class Graph:
         self.constants: dict[str, Array] = {
             constant.name: onnx.numpy_helper.to_array(constant) for constant in model.graph.initializer
         }
-        self.inputs = [tensor.name for tensor in model.graph.input]
         self.outputs = [tensor.name for tensor in model.graph.output]
 
     def add_constant(self, name: str, value: Any) -> str:
-        """Store a constant and return its name; a constant of the same name and value may be there already."""
+        """Store a constant and return its name; the same constant may exist already."""
         array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
         if name in self.constants and not np.array_equal(self.constants[name], array):
             raise ValueError(f"the graph has another constant named {name!r}")
@@ -41,14 +39,6 @@ class Graph:
     def producers(self) -> dict[str, NodeProto]:
         """Return the node that computes each tensor; constants and inputs have none."""
         return {output: node for node in self.nodes for output in node.output}
-
-    def consumers(self) -> dict[str, list[NodeProto]]:
-        """Return the nodes that read each tensor; a graph output has at least an empty list."""
-        reading: dict[str, list[NodeProto]] = {name: [] for name in self.outputs}
-        for node in self.nodes:
-            for name in node.input:
-                reading.setdefault(name, []).append(node)
-        return reading
 
     def to_model(self) -> onnx.ModelProto:
         """Return a checked copy of the model with the nodes and those constants that they use."""
@@ -66,10 +56,7 @@ class Graph:
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return an attribute of a node, or ``default`` where the node has none of this name."""
-    for entry in node.attribute:
-        if entry.name == name:
-            return onnx.helper.get_attribute_value(entry)
-    return default
+    return next((onnx.helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
 
 
 def make_node(op_type: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:

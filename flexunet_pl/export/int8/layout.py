@@ -1,10 +1,10 @@
-"""Rewrite a float graph so that 8-bit kernels can run it; what it computes stays the same but for rounding.
+"""Rewrite a float graph for 8-bit kernels; its results stay the same apart from rounding.
 
 onnxruntime has no 8-bit kernel for transposed convolutions and for batch normalisation. Both are convolutions of 1x1:
 
 - a transposed convolution of 2x2 and stride 2 gives each pixel a block of 2x2: a 1x1 convolution to four times the
   channels, and a rearrangement of channels into pixels;
-- a batch normalisation that follows an activation is a 1x1 convolution of each channel for itself.
+- a batch normalisation that follows an activation is a depthwise 1x1 convolution.
 """
 
 import numpy as np
@@ -12,9 +12,11 @@ from onnx import NodeProto
 
 from flexunet_pl.export.int8.graph import Graph, attribute, make_node
 
+PRODUCT = "_head_product"
+
 
 def normalisations_as_convolutions(graph: Graph) -> None:
-    """Replace each BatchNormalization by a 1x1 convolution of each channel for itself."""
+    """Replace each BatchNormalization by a depthwise 1x1 convolution."""
     nodes = []
     for node in graph.nodes:
         if node.op_type != "BatchNormalization":
@@ -46,8 +48,8 @@ def transposed_as_convolutions(graph: Graph) -> None:
 def head_as_product(graph: Graph) -> None:
     """Replace the last convolution, if it is a 1x1 one, by a matrix product on the channels-last form.
 
-    It stays in float, and a float convolution between 8-bit ones and the softmax would be given and give channels
-    first, which costs three rearrangements that take longer than the convolution.
+    It stays in float. A float convolution between 8-bit ones and the softmax would read and write channels first, which
+    costs three rearrangements that take longer than the convolution.
     """
     last = max((place for place, node in enumerate(graph.nodes) if node.op_type == "Conv"), default=None)
     if last is None or not _is_linear_map(graph, graph.nodes[last]):
@@ -60,14 +62,19 @@ def head_as_product(graph: Graph) -> None:
     offset = graph.add_constant(f"{output}_offset", bias)
     graph.nodes[last : last + 1] = [
         make_node("Transpose", [node.input[0]], f"{output}_pixels", perm=[0, 2, 3, 1]),
-        make_node("MatMul", [f"{output}_pixels", matrix], f"{output}_product"),
-        make_node("Add", [f"{output}_product", offset], f"{output}_sum"),
+        make_node("MatMul", [f"{output}_pixels", matrix], f"{output}{PRODUCT}"),
+        make_node("Add", [f"{output}{PRODUCT}", offset], f"{output}_sum"),
         make_node("Transpose", [f"{output}_sum"], output, perm=[0, 3, 1, 2]),
     ]
 
 
+def is_head_product(node: NodeProto) -> bool:
+    """Return whether a node is the matrix product of ``head_as_product``."""
+    return node.op_type == "MatMul" and node.output[0].endswith(PRODUCT)
+
+
 def is_doubling(graph: Graph, node: NodeProto) -> bool:
-    """Tell whether a node is a transposed convolution of 2x2 and stride 2 with constant weights, ungrouped."""
+    """Return whether a node is a transposed convolution of 2x2 and stride 2 with constant weights, ungrouped."""
     return (
         node.op_type == "ConvTranspose"
         and node.input[1] in graph.constants
@@ -92,8 +99,8 @@ def convolution_to_blocks(graph: Graph, node: NodeProto, output: str) -> NodePro
 def blocks_to_pixels(graph: Graph, source: str, output: str, channels: int) -> list[NodeProto]:
     """Return nodes that turn (N, 4C, H, W), channels in the order (row, column, C), into (N, C, 2H, 2W).
 
-    Written as transpositions and reshapes of the channels-last form, which 8-bit convolutions work in anyway, and with
-    shapes that are constant although sizes are not. DepthToSpace takes ten times as long there.
+    These are transpositions and reshapes of the channels-last form, which 8-bit convolutions use anyway, with constant
+    shapes although sizes vary. DepthToSpace takes ten times as long.
     """
     wide = graph.add_constant(f"rows_of_{2 * channels}", np.array([0, 0, -1, 2 * channels]))
     single = graph.add_constant(f"rows_of_{channels}", np.array([0, 0, -1, channels]))
@@ -120,7 +127,7 @@ def chain(source: str, output: str, *steps: tuple[str, str | dict[str, list[int]
 
 
 def is_mixing(node: NodeProto) -> bool:
-    """Tell whether each output channel of a convolution reads all input channels, and not only its own."""
+    """Return whether each output channel of a convolution reads all input channels: not depthwise."""
     return bool(attribute(node, "group", 1) == 1)
 
 

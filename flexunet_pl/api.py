@@ -1,0 +1,165 @@
+"""The Python API: load a model and predict, or train and export, as the commands of the same names do."""
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.types import Prediction, Region
+from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.sizing import resize_nearest
+from flexunet_pl.inference import onnx_infer
+from flexunet_pl.training.runs import checkpoint_file
+from flexunet_pl.training.trained_model import load_network, model_file, user_errors
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+
+class Model:
+    """A trained model that segments images; get one from :func:`load_model`.
+
+    Attributes:
+        palette: Class names and colours; the position is the class index.
+    """
+
+    def __init__(self, network: onnx_infer.Model) -> None:
+        """Wrap an exported network, or a checkpoint behind the same interface."""
+        labels = network.labels
+        self.palette = Palette(labels.names, labels.colors, labels.ignore)
+        self._network = network
+
+    def predict(
+        self, image: str | Path | Image.Image | UInt8Array, *, tile: int | None = None, overlap: int | None = None
+    ) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: Image file, Pillow image, or array uint8 (H, W, C) or (H, W), 0..255.
+            tile: Segment at the image's own size in tiles of this side, such as 512; by default the whole image at the
+                model's working size.
+            overlap: Overlap of the tiles in pixels (default: 128, or a quarter of the side if that is less).
+
+        Returns:
+            Mask and probabilities at the image's own size, and the regions of defects. Probabilities are resized by
+            nearest neighbour like the mask, so the mask is their argmax except where the model removes small regions.
+
+        Raises:
+            UserError: If the image cannot be read or does not fit the model, or the tiles do not advance.
+        """
+        labels = self._network.labels
+        if overlap is not None and tile is None:
+            raise UserError(f"overlap={overlap} needs tile, the side of the tiles")
+        with user_errors():
+            tiling = None if tile is None else self._network.tiling(tile, overlap)
+            if isinstance(image, Image.Image):
+                pixels = onnx_infer.convert(image, labels, Path("image"), image.mode.startswith("I;16"))
+            elif isinstance(image, np.ndarray):
+                pixels = image[..., None] if image.ndim == 2 else image
+            else:
+                pixels = onnx_infer.read_image(Path(image), labels)
+            found = self._network.predict(pixels, tiling)
+        size = (found.mask_index.shape[0], found.mask_index.shape[1])
+        probabilities = np.dstack([resize_nearest(plane, size) for plane in np.moveaxis(found.probabilities, 2, 0)])
+        return Prediction(found.mask_index, probabilities, _regions(found.mask_index, probabilities, labels.names))
+
+
+def load_model(path: str | Path, *, device: str | None = None) -> Model:
+    """Load a trained model.
+
+    Args:
+        path: Run folder (its best checkpoint, or else its last), checkpoint, bundle folder or .onnx file. Bundles and
+            .onnx files do not need torch.
+        device: Device of the network, such as "cpu" or "cuda". By default checkpoints use CUDA if there is a GPU, and
+            bundles use the CPU.
+
+    Raises:
+        UserError: If there is no model, or it cannot be loaded.
+    """
+    return Model(load_network(model_file(Path(path)), device))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        run_dir: The run folder, with config, checkpoints and curves; :func:`load_model` takes it.
+        best_checkpoint: The best checkpoint by validation, or None if the run wrote none.
+        scores: Losses and scores of the last epoch by name, such as ``val/loss``.
+    """
+
+    run_dir: Path
+    best_checkpoint: Path | None
+    scores: dict[str, float]
+
+
+def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: Any) -> Run:
+    """Train a model as ``flexunet fit`` does.
+
+    ``fit("configs/tile.yaml", model={"learning_rate": 1e-3}, trainer={"max_epochs": 5}, run_dir="runs/x")``
+
+    Args:
+        config: A YAML file, or several, of which later ones win.
+        **overrides: The options of ``flexunet fit``, which win over the files; those with dots are nested in maps.
+
+    Raises:
+        UserError: If an option or the data set is wrong, or the run folder is taken.
+    """
+    from flexunet_pl.training import lightning_cli
+
+    class FitCLI(lightning_cli.TrainerCLI):
+        def parse_arguments(self, *arguments: Any) -> None:
+            messages = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(messages):
+                    super().parse_arguments(*arguments)
+            except SystemExit as stop:
+                raise UserError(messages.getvalue().strip().removeprefix("error: ")) from stop
+            sys.stderr.write(messages.getvalue())
+
+    files = [] if config is None else [config] if isinstance(config, str | Path) else config
+    cli = lightning_cli.run(["fit", *(f"--config={file}" for file in files), *_options(overrides)], FitCLI)
+    best = checkpoint_file(cli.run_dir, "best")
+    scores = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    return Run(cli.run_dir, best if best.is_file() else None, scores)
+
+
+def _options(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and not prefix:
+            yield from _options(value, f"{key}.")
+        else:
+            text = str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)
+            yield f"--{prefix}{key}={text}"
+
+
+def _regions(mask: UInt8Array, probabilities: FloatArray, names: Sequence[str]) -> tuple[Region, ...]:
+    """Return the 8-connected regions of a mask uint8 (H, W), background excluded, largest first."""
+    first, _, upper, lower = onnx_infer.find_runs(mask)
+    roots = onnx_infer.connect(len(first), upper, lower)
+    lengths = np.diff(first, append=mask.size)
+    channel = mask * np.intp(probabilities.shape[2] > 1)  # the one sigmoid channel is that of class 1
+    chosen = np.take_along_axis(probabilities, channel[..., None], axis=2)
+    sums = np.add.reduceat(chosen.ravel(), first, dtype=np.float64)
+    rows, columns = np.divmod(first, mask.shape[1])
+    areas, totals = np.bincount(roots, lengths), np.bincount(roots, sums)
+    sides = columns.copy(), rows.copy(), columns + lengths, rows + 1
+    for side, extreme in zip(sides, (np.minimum, np.minimum, np.maximum, np.maximum), strict=True):
+        extreme.at(side, roots, side.copy())
+    regions = []
+    for root in np.unique(roots):
+        if index := int(mask.flat[first[root]]):
+            x0, y0, x1, y1 = (int(side[root]) for side in sides)
+            score = float(totals[root] / areas[root])
+            regions.append(Region(names[index], index, (x0, y0, x1, y1), int(areas[root]), score))
+    return tuple(sorted(regions, key=lambda region: -region.area))

@@ -1,0 +1,100 @@
+"""What commands print: results, notes, tables, progress bars, and each warning once with a count."""
+
+import atexit
+import contextlib
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+# rich takes 50 ms to import, so only a progress bar on a terminal imports it.
+
+T = TypeVar("T")
+
+_repeats: Counter[str] = Counter()
+_first_messages: dict[str, str] = {}
+
+
+def say(*lines: str) -> None:
+    """Print results to standard output."""
+    print(*lines, sep="\n")  # noqa: T201  the one place that prints results
+
+
+def note(*lines: str) -> None:
+    """Print remarks to standard error."""
+    print(*lines, sep="\n", file=sys.stderr)  # noqa: T201  the one place that prints remarks
+
+
+def warn(message: str, key: str | None = None) -> None:
+    """Print a warning to standard error; repetitions are only counted, for :func:`flush_warnings`.
+
+    Args:
+        message: One line.
+        key: Warnings with the same key count as one; None takes the message.
+    """
+    key = message if key is None else key
+    if key in _first_messages:
+        _repeats[key] += 1
+        return
+    _first_messages[key] = message
+    note(f"warning: {message}")
+
+
+def flush_warnings() -> None:
+    """Print one line for each repeated warning with its count, then forget all warnings.
+
+    The command line calls this at the end of a command; a process that ends without it does so at exit.
+    """
+    for key, count in _repeats.items():
+        note(f"warning: {count} more like this: {_first_messages[key]}")
+    _repeats.clear()
+    _first_messages.clear()
+
+
+atexit.register(flush_warnings)
+
+
+@contextlib.contextmanager
+def count_python_warnings() -> Iterator[None]:
+    """While the block runs, print Python's warnings through :func:`warn`; Pillow's are counted for each place."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"PIL\b")
+        warnings.showwarning = lambda message, _category, file, line, *_: warn(str(message), f"{file}:{line}")
+        yield
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return aligned columns: text to the left, numbers to the right.
+
+    A column with an int or float in any row is right-aligned; ints get thousands separators, floats 4 decimals.
+    """
+    body = [list(row) for row in rows]
+    is_number = [any(isinstance(row[column], int | float) for row in body) for column in range(len(headers))]
+    cells = [list(headers), *([_cell(value) for value in row] for row in body)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    formats = "  ".join(f"{{:{'>' if right else '<'}{width}}}" for right, width in zip(is_number, widths, strict=True))
+    return "\n".join(formats.format(*row).rstrip() for row in cells)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate over ``items`` with a progress bar if standard error is a terminal, and silently elsewhere.
+
+    Args:
+        items: What to iterate over.
+        description: Stands before the bar, such as "Reading images".
+        total: The number of items; None takes ``len(items)``, or leaves it open where there is none.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, description, total=total, console=Console(stderr=True), transient=True)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

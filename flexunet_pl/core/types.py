@@ -1,0 +1,109 @@
+"""Values that travel between sub-packages."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flexunet_pl.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image file and its mask file; ``name`` is the stem they share."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a data set; ``str()`` gives one line, "file: what; repair".
+
+    Attributes:
+        what: What was found and the rule it breaks.
+        file: The file or folder it is about, if it is about one.
+        repair: What to do about it, in the imperative.
+        kind: What sort of problem it is, such as "pairing" or "leak"; a key of the audit's headings.
+        severity: "error", "warning" or "note".
+        files: All files it is about, relative to the data set's root, with slashes.
+    """
+
+    what: str
+    file: Path | str | None = None
+    repair: str = ""
+    kind: str = ""
+    severity: str = "error"
+    files: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        start = "" if self.file is None else f"{self.file}: "
+        end = f"; {self.repair}" if self.repair else ""
+        return f"{start}{self.what}{end}"
+
+
+@contextlib.contextmanager
+def collected(problems: list[Problem], kind: str = "", files: tuple[str, ...] = ()) -> Iterator[None]:
+    """Append a UserError of the block to ``problems`` instead of raising it."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(Problem(str(error), kind=kind, files=files))
+
+
+def raise_problems(problems: Sequence[Problem], before: str = "", after: str = "", most: int = 30) -> None:
+    """Raise one error that lists the first ``most`` problems and counts the rest; do nothing if there are none.
+
+    Args:
+        problems: What was found.
+        before: Start of the heading, such as "data/tiles: ".
+        after: End of the heading, such as " in the data set".
+        most: How many problems are listed.
+
+    Raises:
+        UserError: "{before}3 problems{after}:", then a numbered line for each.
+    """
+    if problems:
+        lines = [f"{before}{len(problems)} problem{'s'[: len(problems) > 1]}{after}:"]
+        lines += [f"  {number}. {problem}" for number, problem in enumerate(problems[:most], start=1)]
+        if len(problems) > most:
+            lines.append(f"  and {len(problems) - most} more")
+        raise UserError("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected region of one class (8-connected).
+
+    Attributes:
+        class_name: Name of the class.
+        class_index: Index of the class in the palette.
+        box: (x0, y0, x1, y1) in pixels; x1 and y1 are exclusive.
+        area: Number of pixels.
+        score: Mean probability of the class over the region, 0..1.
+    """
+
+    class_name: str
+    class_index: int
+    box: tuple[int, int, int, int]
+    area: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The segmentation of one image.
+
+    Attributes:
+        mask: Class indices, uint8 (H, W), at the image's own size.
+        probabilities: float32 (H, W, K), 0..1; K = 1 is the probability of the second of two classes.
+        regions: The connected regions of all classes but the background, largest first.
+    """
+
+    mask: npt.NDArray[np.uint8]
+    probabilities: npt.NDArray[np.float32]
+    regions: tuple[Region, ...] = ()
