@@ -38,7 +38,7 @@ Planner = Callable[[Path, Images, Path], None]
 CLASSES = 6
 LEARNING_RATE = 2e-3
 POOL = 66  # made-up tiles to train on
-TRAINING_SIDE, TEST_SIDE, TIMED_SIDE = 128, 256, 512
+TRAINING_SIDE, TEST_SIDE, TIMED_SIDE = 128, 384, 384
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "tile": lambda: FlexUNet(CLASSES),
     "demo": lambda: FlexUNet(CLASSES, 3, FlexUNetSettings(8, 5, 5, normalization=True, input_normalize=True)),

@@ -5,6 +5,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from PIL import Image, ImageOps
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
 
+# What numpy and zipfile raise for damaged files.
+DAMAGED = (
+    *(OSError, ValueError, EOFError, TypeError, SyntaxError, TokenError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 # The public masks of the FlexUNet family have edges up to 4 pixels deep.
 EDGE_DEPTH = 5
 # How far, in RGB units, an anti-aliased colour may be from the nearest mixture of palette colours.
@@ -65,7 +71,7 @@ def _read_npz(path: Path, palette: Palette) -> UInt8Array:
             mask = np.asarray(archive["mask"])
     except KeyError as error:
         raise UserError(f"{path}: has no array 'mask'; save it with numpy.savez_compressed(path, mask=mask)") from error
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: cannot be read as npz ({error}); replace the file") from error
     classes = len(palette)
     if mask.dtype.kind not in "buif":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
@@ -243,7 +244,7 @@ def _scaled_to_eight_bit(values: npt.NDArray[np.uint16], rule: str) -> UInt8Arra
 def _open_array(path: Path) -> npt.NDArray[np.generic]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         raise UserError(f"{path}: cannot be read as a numpy array ({error}); save it with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.ndim != 3 or 0 in array.shape:
         raise UserError(f"{path}: shape {getattr(array, 'shape', None)}; an array image must be (H, W, C)")

@@ -94,7 +94,7 @@ register_metric(
     _cost("wrong", "wrong", lambda c: int(c.confusion.sum() - c.confusion.trace()), unit="pixels", main=True),
     _count("defect", "defect", lambda counts: int(counts.confusion[1:].sum()), unit="pixels"),
     _cost("missed", "missed", lambda counts: int(counts.confusion[1:, 0].sum())),
-    _cost("invented", "invented", lambda counts: int(counts.confusion[0, 1:].sum())),
+    _cost("invented", "false positive", lambda counts: int(counts.confusion[0, 1:].sum())),
     _cost("wrong_class", "wrong class", lambda c: int(c.confusion[1:, 1:].sum() - c.confusion[1:, 1:].trace())),
     _count("regions", "regions", lambda counts: sum(len(one.areas) for one in counts.regions.values())),
     _score(

@@ -1,6 +1,7 @@
 """The report's page: of one model, or of two side by side."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def _shared(scores: Mapping[str, Any], evaluation: Evaluation, palette: Palette)
         "made": scores["made"],
         "classes": list(zip(palette.names, palette.colors, strict=True)),
         "errors": list(ERROR_COLORS.items()),
-        "panels": [quote(panel) for panel in evaluation.panels],
+        "panels": [quote(os.fsencode(panel)) for panel in evaluation.panels],
         "small": evaluation.row_pictures,
     }
 
@@ -108,7 +109,7 @@ def _shared(scores: Mapping[str, Any], evaluation: Evaluation, palette: Palette)
 def _galleries(chosen: Mapping[str, Sequence[int]], evaluation: Evaluation, out: Path) -> dict[str, list[Example]]:
     return {
         title: [
-            Example(index, quote(evaluation.panels[index]), thumbnail(out / evaluation.panels[index]))
+            Example(index, quote(os.fsencode(evaluation.panels[index])), thumbnail(out / evaluation.panels[index]))
             for index in indices
         ]
         for title, indices in chosen.items()

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import lightning
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -201,6 +202,7 @@ class TrainerCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the DataModule, the task that fits its data, and the Trainer."""
         config = self.config[self.subcommand]
+        _check_sections(config)
         tile, overlap = config.get("tile"), config.get("overlap")
         if tile is not None:
             config.data.resize = "none"
@@ -221,14 +223,21 @@ class TrainerCLI(LightningCLI):
                 raise UserError("--out is not given; name the folder for the predicted masks")
             writers.append(callbacks.PredictionWriter(Path(config.out)))
         self.trainer_defaults["callbacks"] = writers
+        self._make_trainer()
+        if not runs.is_started_by_lightning():
+            # Before other processes start, so that a faulty data set gives one report and not one per process.
+            self.datamodule.prepare(str(self.subcommand))
+
+    def _make_trainer(self) -> None:
+        """Instantiate loggers, callbacks and the Trainer; a value that one of them refuses is a UserError."""
         try:
             self.config_init = self.parser.instantiate(self.config)
         except ValueError as error:
             raise UserError(f"a logger or callback of the config cannot be created: {_root_of(error)}") from error
-        self.trainer = self.instantiate_trainer()
-        if not runs.is_started_by_lightning():
-            # Before other processes start, so that a faulty data set gives one report and not one per process.
-            self.datamodule.prepare(str(self.subcommand))
+        try:
+            self.trainer = self.instantiate_trainer()
+        except (MisconfigurationException, ValueError, TypeError, OverflowError, ImportError) as error:
+            raise UserError(f"trainer: {_root_of(error)}; all options: {PROGRAM} fit --help-all") from error
 
     def before_fit(self) -> None:
         """Print the run folder."""
@@ -254,6 +263,12 @@ class TrainerCLI(LightningCLI):
     @rank_zero_only
     def _print(*lines: str) -> None:
         print("\n".join(lines), flush=True)
+
+
+def _check_sections(config: Namespace) -> None:
+    for section in ("model", "data", "trainer"):
+        if not isinstance(config[section], Namespace):
+            raise UserError(f"{section}={config[section]!r} must be a map of settings, such as {{key: value}}")
 
 
 def _root_of(error: BaseException) -> str:

@@ -72,8 +72,8 @@ def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_
     """
     if name not in OPTIMIZERS:
         raise UserError(f"model.optimizer={name!r}; choose from {', '.join(OPTIMIZERS)}{suggestion(name, OPTIMIZERS)}")
-    if learning_rate <= 0:
-        raise UserError(f"model.learning_rate={learning_rate} must be above 0")
+    if not 0 < learning_rate < math.inf:
+        raise UserError(f"model.learning_rate={learning_rate} must be above 0 and finite")
     if weight_decay < 0:
         raise UserError(f"model.weight_decay={weight_decay} must be at least 0")
     weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]

@@ -4,6 +4,7 @@ import inspect
 from typing import Any, NoReturn, get_type_hints
 
 import lightning
+import yaml
 from docstring_parser import parse
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
@@ -14,6 +15,7 @@ from flexunet_pl.nn.networks import NETWORKS, network_fields
 from flexunet_pl.training import callbacks
 from flexunet_pl.training.task import SegmentationTask
 
+MOST_VALUES = 100_000
 MODE = "flexunet"  # the parser mode that knows older names of keys in configs
 
 
@@ -42,10 +44,24 @@ def _help(kind: type[Any], name: str) -> str:
 
 
 def _load_yaml(text: str) -> Any:
-    return current_config(get_loader("yaml")(text))
+    content = get_loader("yaml")(text)
+    _check_finite(content, [0], ())
+    return current_config(content)
 
 
-set_loader(MODE, _load_yaml)
+def _check_finite(value: Any, count: list[int], above: tuple[int, ...]) -> None:
+    """Raise the YAMLError that refuses anchors which contain themselves, or multiply without end."""
+    count[0] += 1
+    if id(value) in above or count[0] > MOST_VALUES:
+        raise yaml.YAMLError(
+            f"an anchor contains itself, or there are more than {MOST_VALUES:,} values; write them out"
+        )
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_finite(one, count, (*above, id(value)))
+
+
+set_loader(MODE, _load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def _callback_keys() -> set[str]:

@@ -143,7 +143,9 @@ class SegmentationTask(lightning.LightningModule):
         try:
             task = cls(**{key: value for key, value in given.items() if key in known})
             task.load_state_dict(content["state_dict"])
-        except (TypeError, AttributeError, RuntimeError) as error:
+        except UserError:
+            raise
+        except (TypeError, AttributeError, RuntimeError, ValueError, LookupError, OverflowError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{path}: weights and settings do not fit each other ({reason})") from error
         return task.eval()

@@ -16,7 +16,7 @@ GAP = 6
 PAPER = (250, 250, 250)
 INK = (32, 32, 32)
 # Colours for every kind of colour vision (Okabe and Ito).
-MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "invented", "wrong class", "right"
+MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "false positive", "wrong class", "right"
 ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
 BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 DASHES = ("-", "--", ":", "-.")  # for more lines than colours

@@ -73,6 +73,15 @@ def test_a_mistyped_key_is_an_error_with_the_right_one(
         pytest.param(["--model.optimizer", "adm"], "did you mean 'adam'?", id="optimizer"),
         pytest.param(["--model.schedule", "cosin"], "did you mean 'cosine'?", id="schedule"),
         pytest.param(["--model.learning_rate", "0"], "model.learning_rate=0.0 must be above 0", id="rate"),
+        pytest.param(
+            ["--model.learning_rate", ".inf"], "model.learning_rate=inf must be above 0 and finite", id="infinite rate"
+        ),
+        pytest.param(["--trainer.limit_train_batches", "-1"], "trainer: You have passed invalid value -1", id="share"),
+        pytest.param(["--trainer.max_time", "1"], "`Timer(duration='1')` is not a valid duration", id="duration"),
+        pytest.param(
+            ["--trainer.accelerator", "gpux"], "trainer: You selected an invalid accelerator", id="accelerator"
+        ),
+        pytest.param(["--trainer.num_nodes", "-1"], "`num_nodes` must be a positive integer", id="nodes"),
         pytest.param(["--model.batchnorm_momentum", "0.1"], "this network has no BatchNorm", id="momentum of nothing"),
         pytest.param(
             ["--model.normalization", "true", "--model.batchnorm_momentum", "2"], "at most 1; try 0.1", id="momentum"
@@ -227,3 +236,32 @@ def test_processes_started_from_outside_must_agree_on_a_folder(monkeypatch: pyte
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="--run_dir is needed"):
         runs.next_run("tile")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("model: &a {loss: *a}", "an anchor contains itself", id="anchor in itself"),
+        pytest.param(
+            "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join(10 * [f'*{old}'])}]\n" for old, new in zip("abcde", "bcdef", strict=True)
+            ),
+            "100,000 values",
+            id="anchors that multiply",
+        ),
+        pytest.param("model: []", "model", id="list for a section"),
+    ],
+)
+def test_a_hostile_config_is_one_error(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hostile.yaml").write_text(text)
+    try:
+        code = main(["fit", "--config", str(tmp_path / "hostile.yaml"), "--run_dir", str(tmp_path / "run")])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert message in error

@@ -212,3 +212,11 @@ def test_images_without_masks_are_read_at_the_working_size(tmp_path: Path) -> No
     assert {key: sample[key] for key in ("name", "path", "size")} == {"name": "a", "path": str(path), "size": (4, 6)}
     assert (sample["image"].shape, sample["image"].dtype) == ((3, 8, 8), torch.uint8)
     assert "mask" not in sample
+
+
+@pytest.mark.parametrize("header", [b"{'descr': '|u1', 'shape': (2", b"\xff" * 60, b"1 +" + b"(" * 57])
+def test_a_damaged_array_header_is_one_error(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64))
+    with pytest.raises(UserError, match=r"a\.npy: cannot be read as a numpy array"):
+        read_image(path, RGB)
