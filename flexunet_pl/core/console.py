@@ -18,7 +18,7 @@ _first_messages: dict[str, str] = {}
 
 def say(*lines: str) -> None:
     """Print results to standard output."""
-    print(*lines, sep="\n")  # noqa: T201  the one place that prints results
+    print(*lines, sep="\n", flush=True)  # noqa: T201  the one place that prints results
 
 
 def note(*lines: str) -> None:

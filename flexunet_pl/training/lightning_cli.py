@@ -12,6 +12,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 
 from flexunet_pl.core.arguments import PROGRAM
+from flexunet_pl.core.console import say
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_text
 from flexunet_pl.core.plugins import load_plugins
@@ -175,7 +176,7 @@ class TrainerCLI(LightningCLI):
                 differences.append(f"  {place}: {before} in the config, {value} in the checkpoint")
             config[group][name] = value
         if differences:
-            self._print("The checkpoint differs from the config, and wins:", *differences)
+            _say("The checkpoint differs from the config, and wins:", *differences)
 
     def before_instantiate_classes(self) -> None:
         """Fill in the defaults, and make everything write to the run folder."""
@@ -241,28 +242,26 @@ class TrainerCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Print the run folder."""
-        self._print(f"Run folder: {self.run_dir}")
+        _say(f"Run folder: {self.run_dir}")
 
     def after_fit(self) -> None:
         """Print the run folder and the best checkpoint."""
-        self._print(f"Run folder: {self.run_dir}", f"Best checkpoint: {runs.checkpoint_file(self.run_dir, 'best')}")
+        _say(f"Run folder: {self.run_dir}", f"Best checkpoint: {runs.checkpoint_file(self.run_dir, 'best')}")
 
     def after_test(self) -> None:
         """Print the path of the scores, last."""
-        self._print(str(self.run_dir / "test_scores.json"))
+        _say(str(self.run_dir / "test_scores.json"))
 
     def tune(self, **options: Any) -> None:
         """Search, and print the result."""
-        self._print(cast(Trainer, self.trainer).tune(**options))
+        _say(cast(Trainer, self.trainer).tune(**options))
 
     def after_predict(self) -> None:
         """Print the folder of the masks."""
-        self._print(f"Masks: {self.config.predict.out}")
+        _say(f"Masks: {self.config.predict.out}")
 
-    @staticmethod
-    @rank_zero_only
-    def _print(*lines: str) -> None:
-        print("\n".join(lines), flush=True)
+
+_say = rank_zero_only(say)
 
 
 def _check_sections(config: Namespace) -> None:
