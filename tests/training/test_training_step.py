@@ -180,3 +180,22 @@ def test_bf16_trains_to_the_scores_of_fp32(tiny_config: Path, tmp_path: Path) ->
     assert plain != half  # bf16 was at work
     spread = max(plain) - min(plain)
     assert abs(sum(half) - sum(plain)) / 3 < spread / 2
+
+
+def test_the_training_loss_of_an_epoch_weighs_each_image_alike(
+    tiny_config: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Without dropout, and with steps too small to matter, it is the validation loss of the same images."""
+    splits = [
+        f"--data.{split}_{kind}={tiny_data / 'train' / kind}"
+        for split in ("train", "valid")
+        for kind in ("images", "masks")
+    ]
+    still = ["--model.dropout", "0", "--model.learning_rate", "1e-12", "--data.batch_size", "5"]
+    curves = ["--trainer.callbacks+", "flexunet_pl.training.callbacks.Curves", "--trainer.max_epochs", "1"]
+    words = ["fit", "--config", str(tiny_config), *splits, *still, *curves, "--run_dir", str(tmp_path / "run")]
+    assert main(words) == 0
+    header, row = (tmp_path / "run" / "curves" / "losses.csv").read_text().splitlines()
+    assert header == "epoch,loss,val_loss"
+    _, loss, val_loss = map(float, row.split(","))
+    assert loss == pytest.approx(val_loss, rel=1e-5)
