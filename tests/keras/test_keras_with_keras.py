@@ -268,9 +268,9 @@ import resource, sys, time
 from pathlib import Path
 import torch
 from flexunet_pl.keras import load_keras, write_keras, write_legacy_h5
-from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
-network = FlexUNet(num_classes=6, base_filters=16, base_kernel=9, num_layers=8, dropout=0.04)
+network = FlexUNet(6, settings=FlexUNetSettings(num_layers=8))
 assert sum(parameter.numel() for parameter in network.parameters()) == 124_996_934
 seconds = 0.0
 for write, name in ((write_keras, "tile.keras"), (write_legacy_h5, "tile.h5")):
