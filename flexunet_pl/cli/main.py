@@ -11,8 +11,10 @@ from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.console import flush_warnings, note, say
 from flexunet_pl.core.errors import UserError, print_user_error, suggestion
 from flexunet_pl.core.extras import missing_extra
+from flexunet_pl.core.files import cannot_write
 from flexunet_pl.core.plugins import load_plugins
 from flexunet_pl.core.renamed import current_words
+from flexunet_pl.core.signals import Stopped, stop_on_sigterm
 
 # Each command is a module of this package: a typed function of its name, or ``run(words) -> exit code``.
 COMMANDS = {
@@ -31,6 +33,7 @@ COMMANDS = {
     "migrate": "convert a TensorFlowFlexUNet project",
     "completion": "print a completion script for bash, zsh or tcsh: completion bash",
 }
+INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 TRAINING = ("fit", "tune", "validate", "test", "predict")
 
 
@@ -38,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 for success, 2 for a mistake of the user's."""
     _log_to_stderr()
     try:
-        return _run(current_words(sys.argv[1:] if argv is None else argv))
+        with stop_on_sigterm():
+            return _run(current_words(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         return print_user_error(error)
     except ModuleNotFoundError as error:
@@ -46,9 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stdout = None
         return 0
+    except OSError as error:
+        explained = cannot_write(error)
+        if not isinstance(explained, UserError):
+            raise
+        return print_user_error(explained)
     except KeyboardInterrupt:
         note("\nstopped")
-        return 130
+        return INTERRUPTED
+    except Stopped as stopped:
+        return stopped.exit_code
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end
+            return INTERRUPTED
+        raise
     finally:
         flush_warnings()
 

@@ -1,36 +1,112 @@
-"""Atomic writes: write to a temporary file, then rename."""
+"""Atomic writes: write to a temporary file in the same folder, flush it to the disk, then rename."""
 
 import contextlib
+import errno
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flexunet_pl.core.errors import UserError
+
+# A temporary file names the machine and the process it belongs to, so that a later process can tell what is left over.
+HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+TEMPORARY = re.compile(rf"\.tmp-{HOST}-(\d+)-[0-9a-f]+(\.\w*)?")
+
+REPAIRS = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some of your quota, or choose another folder",
+    errno.EROFS: "choose a folder on a disk that can be written to",
+    errno.EACCES: "choose another folder, or change its permissions",
+    errno.EPERM: "choose another folder, or change its permissions",
+    errno.EFBIG: "raise the limit on file sizes, or choose another folder",
+    errno.EIO: "check the disk",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOTDIR: "a file is in the place of a folder; move it, or choose another folder",
+    errno.EEXIST: "a file is in the place of a folder; move it, or choose another folder",
+    errno.EISDIR: "a folder is in the place of a file; move it, or choose another name",
+}
+
+_mine: set[str] = set()  # temporary files and folders of this process
+_swept: set[Path] = set()  # folders that were cleared of left-over files
+
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, with its suffix, and rename it to ``path`` when the block succeeds.
 
     The folder is created. If the block raises, the temporary file is removed and ``path`` stays as it was, so a
-    check of the written file belongs inside the block.
+    check of the written file belongs inside the block. Files that a killed process left in the folder are removed.
+
+    Args:
+        path: The file to write.
+        sync: Whether the file is on the disk, safe from a power failure, before the old one is replaced.
+
+    Raises:
+        UserError: If the folder or the file cannot be written: the disk is full, there is no permission ...
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_in(path.parent, path.suffix[:16])
+        try:
+            temporary.touch(exist_ok=False)
+            yield temporary
+            if sync:
+                _flush(temporary)
+            temporary.replace(path)
+            if sync and os.name == "posix":
+                _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            _mine.discard(temporary.name)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder on the disk of the folder ``path``; what the block leaves in it is removed.
+
+    Raises:
+        UserError: As :func:`atomic_path`.
+    """
+    with writing(path):
+        temporary = _temporary_in(next(folder for folder in path.absolute().parents if folder.is_dir()))
+        try:
+            temporary.mkdir()
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            _mine.discard(temporary.name)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the errors of a disk that is full or cannot be written to into a UserError that names ``path``."""
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        raise cannot_write(error, path) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def cannot_write(error: Exception, path: Path | None = None) -> Exception:
+    """Return the UserError for an error of writing ``path``, or else of the file it names; other errors as they are."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (match := re.search(r"errno = (\d+)", str(error))):  # as h5py has it
+        number = int(match[1])
+    if number not in REPAIRS:
+        return error
+    place = path if path is not None else getattr(error, "filename", None) or "a file"
+    return UserError(f"{place}: cannot be written ({os.strerror(number)}); {REPAIRS[number]}")
+
+
+def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
     """Write ``content`` to ``path`` atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sync) as temporary:
         temporary.write_bytes(content)
 
 
@@ -44,8 +120,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _umask() -> int:
-    """Return the process's umask (there is no way to read it without setting it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary_in(folder: Path, suffix: str = "") -> Path:
+    """Return a new temporary path of this process in a folder, which is cleared of what dead processes left there."""
+    if folder not in _swept:
+        _swept.add(folder)
+        for path in folder.iterdir():
+            match = TEMPORARY.fullmatch(path.name)
+            if match and path.name not in _mine and not _is_running(int(match[1])):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    temporary = folder / f".tmp-{HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+    _mine.add(temporary.name)
+    return temporary
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():  # an earlier process had the same number, as in a restarted container
+        return False
+    if os.name != "posix":  # there is no harmless signal to ask with
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

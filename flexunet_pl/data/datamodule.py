@@ -125,6 +125,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.sampler = sampler
         self.samples_per_epoch = samples_per_epoch
         self.is_prepared = False
+        self._resumed = (-1, 0)  # see EpochBatches
 
     @property
     def training_size(self) -> tuple[int, int] | None:
@@ -200,7 +201,19 @@ class SegmentationDataModule(lightning.LightningDataModule):
             weights=weights,
             length=self.samples_per_epoch,
         )
+        batches.resumed = self._resumed
         return self._loader(dataset, batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the batches that are done of the epoch in progress, so that a resumed run begins with the next."""
+        loop = None if self.trainer is None else self.trainer.fit_loop.epoch_loop
+        return (
+            {} if loop is None else {"epoch": loop.trainer.current_epoch, "batches": loop.batch_progress.current.ready}
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Leave out the batches that an interrupted run did."""
+        self._resumed = (int(state_dict.get("epoch", -1)), int(state_dict.get("batches", 0)))
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Return the validation batches, masks at the working size."""

@@ -41,6 +41,7 @@ class EpochBatches(Sampler[list[Item]]):
         self.world_size = world_size
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         self.epoch = 0
+        self.resumed = (-1, 0)  # an epoch that was interrupted, and its batches that were done
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,7 +60,8 @@ class EpochBatches(Sampler[list[Item]]):
             order = rng.choice(self.count, size=self.length, p=self.weights / self.weights.sum())
         filled = np.resize(order, math.ceil(self.length / self.world_size) * self.world_size)
         mine = self._numbered(filled)[self.rank :: self.world_size]
-        for start in range(0, len(mine), self.batch_size):
+        done = self.resumed[1] if self.resumed[0] == self.epoch else 0
+        for start in range(done * self.batch_size, len(mine), self.batch_size):
             yield mine[start : start + self.batch_size]
 
     def _numbered(self, order: npt.NDArray[np.int64]) -> list[Item]:

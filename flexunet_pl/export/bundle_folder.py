@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import atomic_folder
 from flexunet_pl.data.manifest import sha256_of
 
 LABELS, CHECK = "labels.json", "check.json"
@@ -31,10 +30,7 @@ def bundle_folder(out: Path) -> Iterator[Path]:
     other files stay. If the block raises, ``out`` stays as it was, or absent. UserError as ``refuse_foreign_folder``.
     """
     refuse_foreign_folder(out)
-    above = next(folder for folder in out.absolute().parents if folder.is_dir())
-    temporary = above / f".{out.name}-{secrets.token_hex(4)}"
-    temporary.mkdir()
-    try:
+    with atomic_folder(out) as temporary:
         yield temporary
         refuse_foreign_folder(out)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +38,6 @@ def bundle_folder(out: Path) -> Iterator[Path]:
             _replace(out, temporary)
         else:
             temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(out: Path, new: Path) -> None:

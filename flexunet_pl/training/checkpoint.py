@@ -1,11 +1,14 @@
-"""Read checkpoints that may come from anywhere."""
+"""Read checkpoints that may come from anywhere, and write them atomically."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import write_bytes
 from flexunet_pl.core.renamed import current_hyper_parameters
 from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.nn.weight_files import reading
@@ -27,3 +30,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its hyperparameters are {type(settings).__name__}, not a map; the file is damaged")
     content["hyper_parameters"] = nested_settings(current_hyper_parameters(settings))
     return content
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint beside its place, flush it to the disk, then rename it.
+
+    Lightning's own way goes through the folder for temporary files, so that on another disk it is a copy, which a full
+    disk or a kill cuts short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; UserError if the disk is full or the folder cannot be written to."""
+        if "://" in str(path):  # a remote file system
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())

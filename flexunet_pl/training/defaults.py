@@ -79,7 +79,7 @@ def _default_callbacks(trainer: Namespace) -> list[Namespace]:
     return [
         early_stopping,
         _part(CHECKPOINT, filename="best", monitor=MONITOR, mode=_mode(MONITOR), **common),
-        _part(CHECKPOINT, filename="last", every_n_epochs=1, **common),
+        _part(CHECKPOINT, filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common),
         _part(CURVES),
         pictures,
     ]

@@ -1,6 +1,6 @@
 """fit, validate, test, predict and tune: LightningCLI with flat keys, run folders and clear errors."""
 
-import re
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -22,19 +22,25 @@ from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.nn.networks import flat_settings, nested_settings
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
+from flexunet_pl.training.config_files import given_keys, portable, resolve_paths, with_saved_config
 from flexunet_pl.training.defaults import MONITOR_HELP, PATIENCE_HELP, TRAINER_HELP, DefaultsParser, fill_defaults
+from flexunet_pl.training.guard import Guard
 from flexunet_pl.training.log_filter import quieten_lightning
 from flexunet_pl.training.loggers import check_packages
 from flexunet_pl.training.parser import MODE, Parser
 from flexunet_pl.training.precision import Trainer
+from flexunet_pl.training.processes import (
+    end_with_parent,
+    explain_lost_process,
+    is_started_by_lightning,
+    let_the_first_process_report,
+)
 from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
 
 # What the task needs to know about the data: task parameter -> its key under "data".
 SHARED = {key: key for key in ("palette", "image_size", "resize", "sixteen_bit")} | {"in_channels": "channels"}
-SPLIT_FOLDERS = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")]
-PATH_KEYS = ("root", "predict_dir", *SPLIT_FOLDERS)
 
 
 def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "TrainerCLI":
@@ -44,10 +50,16 @@ def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "Trainer
         UserError: For a mistake that the user can fix.
     """
     quieten_lightning()
+    if is_started_by_lightning():
+        end_with_parent()
+    else:
+        let_the_first_process_report()
     try:
-        with TemporaryDirectory(prefix="flexunet_pl-") as scratch:
-            return (cli or TrainerCLI)(arguments, Path(scratch))
+        with ExitStack() as resources:
+            return (cli or TrainerCLI)(arguments, resources)
     except RuntimeError as error:
+        if (lost := explain_lost_process(error)) is not None:
+            raise lost from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
         reason = " ".join(str(error).split())[:300]
@@ -62,18 +74,18 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Write ``config.yaml``; Lightning calls this in the first process."""
         if stage == "fit":
-            text = self.parser.dump(self.config)
-            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+            run_dir = Path(trainer.default_root_dir)
+            write_text(run_dir / runs.CONFIG, self.parser.dump(portable(self.config, run_dir)))
 
 
 class TrainerCLI(LightningCLI):
     """LightningCLI for one task and one DataModule."""
 
-    def __init__(self, arguments: list[str], scratch: Path) -> None:
-        """Parse ``arguments``, beginning with the command, and run it; ``scratch`` is a folder for temporary files."""
-        self.scratch = scratch
-        self.arguments, self.plugins = load_plugins(arguments)
-        self.given = {match[1] for word in arguments if (match := re.match(r"--([\w.]+)", word))}
+    def __init__(self, arguments: list[str], resources: ExitStack) -> None:
+        """Parse ``arguments``, beginning with the command, and run it; ``resources`` are given back after it."""
+        self.resources = resources
+        self.given = given_keys(arguments)
+        self.arguments, self.plugins = load_plugins(with_saved_config(arguments, self.given))
         options = {"allow_abbrev": False, "parser_mode": MODE, "prog": PROGRAM}
         super().__init__(
             SegmentationTask,
@@ -134,29 +146,21 @@ class TrainerCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         self.config_files = [Path(str(path)) for path in config.get("config") or []]
-        name = self.config_files[0].stem if self.config_files else None
+        name = runs.run_name(self.config_files[0]) if self.config_files else None
         if command == "tune":
-            self.run_dir = self.scratch
-            self._resolve_paths(config)
+            self.run_dir = Path(self.resources.enter_context(TemporaryDirectory(prefix="flexunet_pl-")))
+            resolve_paths(config.data, self.config_files, self.given)
             return
         choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
         self.run_dir, checkpoint = choose(config.run_dir, name, config.ckpt_path)
         runs.announce(self.run_dir)
-        self._resolve_paths(config)
+        if command == "fit":
+            self.resources.enter_context(runs.reserved(self.run_dir))
+        resolve_paths(config.data, self.config_files, self.given)
         if checkpoint is not None:
             config.ckpt_path = str(checkpoint)
             self._take_settings(config, flat_settings(read_checkpoint(checkpoint)["hyper_parameters"]))
         config.run_dir = str(self.run_dir)
-
-    def _resolve_paths(self, config: Namespace) -> None:
-        """Resolve relative data paths of a config file next to it, or else in the working directory."""
-        for key in PATH_KEYS:
-            path = config.data.get(key)
-            if path is None or f"data.{key}" in self.given:
-                continue
-            beside = [file.parent / path for file in self.config_files if (file.parent / path).exists()]
-            if beside:
-                config.data[key] = str(beside[-1])
 
     def _take_settings(self, config: Namespace, hyper_parameters: dict[str, Any]) -> None:
         """Overwrite settings of the config files with those of the checkpoint, and print the differences once."""
@@ -165,11 +169,16 @@ class TrainerCLI(LightningCLI):
         for key, value in hyper_parameters.items():
             group, name = ("data", SHARED[key]) if key in SHARED else ("model", key)
             place = f"{group}.{name}"
-            if name not in config[group] or any(
-                given == place or given.startswith(place + ".") for given in self.given
-            ):
+            if name not in config[group]:
                 continue
             before = config[group][name]
+            if any(given == place or given.startswith(place + ".") for given in self.given):
+                if place == "model.optimizer" and before != value and self.config.subcommand == "fit":
+                    raise UserError(
+                        f"model.optimizer={before!r}, but the checkpoint holds the state of {value!r}, with which a "
+                        "run goes on; leave --model.optimizer out, or start a new run"
+                    )
+                continue
             # Keys of other networks do not matter; a checkpoint has the weights of its encoder and names no file.
             is_choice = value is not None and name != "encoder_weights" and before != defaults[group][name]
             if is_choice and before != value and not _same(before, value):
@@ -218,14 +227,14 @@ class TrainerCLI(LightningCLI):
             self.model.check_training_size(self.datamodule)
         writers: list[lightning.Callback] = []
         if self.subcommand != "tune":
-            writers += [callbacks.ScoreWriter(), StepTimer()]
+            writers += [callbacks.ScoreWriter(), StepTimer(), Guard()]
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")
             writers.append(callbacks.PredictionWriter(Path(config.out)))
         self.trainer_defaults["callbacks"] = writers
         self._make_trainer()
-        if not runs.is_started_by_lightning():
+        if not is_started_by_lightning():
             # Before other processes start, so that a faulty data set gives one report and not one per process.
             self.datamodule.prepare(str(self.subcommand))
 
@@ -245,8 +254,15 @@ class TrainerCLI(LightningCLI):
         _say(f"Run folder: {self.run_dir}")
 
     def after_fit(self) -> None:
-        """Print the run folder and the best checkpoint."""
-        _say(f"Run folder: {self.run_dir}", f"Best checkpoint: {runs.checkpoint_file(self.run_dir, 'best')}")
+        """Print the run folder and the checkpoint to use."""
+        best, last = (runs.checkpoint_file(self.run_dir, which) for which in runs.NAMED_CHECKPOINTS)
+        if best.is_file():
+            found = f"Best checkpoint: {best}"
+        elif last.is_file():
+            found = f"Last checkpoint: {last} (no validation took place, so there is no best one)"
+        else:
+            found = "No checkpoint: the callbacks of this run save none."
+        _say(f"Run folder: {self.run_dir}", found)
 
     def after_test(self) -> None:
         """Print the path of the scores, last."""

@@ -9,6 +9,7 @@ NO_WARNINGS = (
     r".*when using `ckpt_path`, callbacks used to create the checkpoint.*",  # evaluation needs none of them
     r".*does not have many workers.*",  # data.num_workers is the user's choice
     r".*number of training batches .* is smaller than the logging interval.*",
+    r".*your dataloader is not resumable.*",  # EpochBatches goes on with the next batch, as a test checks
     r".*The dirpath has changed.*",  # a new run that starts from another run's checkpoint has its own best
     r".*Precision .* is not supported by the model summary.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # what is logged is the same in all processes

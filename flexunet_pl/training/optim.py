@@ -119,3 +119,13 @@ def set_batchnorm_momentum(network: nn.Module, momentum: float | None) -> None:
         raise UserError(f"model.batchnorm_momentum={momentum}, but this network has no BatchNorm; {repair}")
     for layer in layers:
         layer.momentum = momentum
+
+
+def scale_rates(checkpoint: dict[str, Any], factor: float) -> None:
+    """Multiply the learning rates in the state of a run by ``factor``, in place; weights and moments stay."""
+    for optimizer in checkpoint.get("optimizer_states", []):
+        for group in optimizer["param_groups"]:
+            group |= {key: group[key] * factor for key in ("lr", "initial_lr", "max_lr", "min_lr") if key in group}
+    for schedule in checkpoint.get("lr_schedulers", []):
+        rates = {key: schedule[key] for key in ("base_lrs", "_last_lr") if key in schedule}
+        schedule |= {key: [rate * factor for rate in values] for key, values in rates.items()}

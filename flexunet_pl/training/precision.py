@@ -1,4 +1,4 @@
-"""A Trainer with the precision `auto` and the command tune."""
+"""A Trainer with the precision `auto`, checkpoints that are whole, a time-out for processes, and the command tune."""
 
 import logging
 import math
@@ -7,9 +7,12 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.fabric.connector import _PRECISION_INPUT  # type: ignore[attr-defined]  # Lightning has no public name for it
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.tuner.tuning import Tuner
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.training.checkpoint import AtomicCheckpoints
+from flexunet_pl.training.processes import with_timeout
 
 FEWEST_STEPS = 20  # of a search for a learning rate
 
@@ -17,21 +20,31 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(lightning.Trainer):
-    """Lightning's Trainer, with one more precision."""
+    """Lightning's Trainer, with one more precision, a time-out, and checkpoints that appear whole or not at all."""
 
-    def __init__(self, *args: Any, precision: _PRECISION_INPUT | Literal["auto"] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        precision: _PRECISION_INPUT | Literal["auto"] | None = None,
+        collective_timeout: float = 300.0,
+        **kwargs: Any,
+    ) -> None:
         """Accept the arguments of Lightning's Trainer.
 
         Args:
             *args: Lightning's.
             precision: One of Lightning's, or auto: bf16-mixed where this machine computes in bf16, else 32-true;
                 validate, test and predict stay at 32-true, so that their scores are those of the exported model.
+            collective_timeout: Seconds that one process of a run waits for another, with the strategy ddp.
             **kwargs: Lightning's.
         """
         if precision == "auto":
             precision, reason = automatic_precision(str(kwargs.get("accelerator", "auto")))
             logger.info("Precision: %s; %s.", precision, reason)
+        _adapt(kwargs, collective_timeout)
         super().__init__(*args, precision=precision, **kwargs)
+        # With max_steps, Lightning would end the epoch of the checkpoint once more when a run is resumed.
+        self.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
     def tune(
         self,
@@ -77,6 +90,15 @@ class Trainer(lightning.Trainer):
             f"Learning rate {rate:.2g}: where the loss fell fastest in {steps} steps.\n"
             f"To use it: --model.learning_rate {rate:.2g}"
         )
+
+
+def _adapt(options: dict[str, Any], timeout: float) -> None:
+    """Add the time-out and the way to write checkpoints to the options of a Trainer, in place."""
+    options["strategy"] = with_timeout(options.get("strategy", "auto"), timeout)
+    plugins = options.get("plugins") or []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        options["plugins"] = [*plugins, AtomicCheckpoints()]
 
 
 def automatic_precision(accelerator: str) -> tuple[Literal["bf16-mixed", "32-true"], str]:

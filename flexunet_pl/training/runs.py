@@ -1,17 +1,40 @@
 """Run folders: where a run writes, and which checkpoint a command uses."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import writing
+from flexunet_pl.training.processes import is_started_by_lightning, is_started_from_outside
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 NAMED_CHECKPOINTS = ("best", "last")
+CONFIG = "config.yaml"
+LOCK = ".lock"
+FOLDER_KEYS = ("save_dir", "dirpath")  # of loggers and callbacks
+# A config of one of these names is called after its folder: those of runs, and of migrated projects.
+COMMON_NAMES = (Path(CONFIG).stem, "train_eval_infer")
+
+
+def run_name(config: Path) -> str:
+    """Return the NAME of runs/NAME-N for a config: its own, or its project's, or that of the run that saved it."""
+    if config.stem not in COMMON_NAMES:
+        return config.stem
+    folder = config.absolute().parent.name
+    return re.sub(r"-\d+$", "", folder) if config.name == CONFIG else folder
+
+
+def saved_config(run_dir: str | None) -> Path | None:
+    """Return the config.yaml of a run folder, None if there is none."""
+    config = None if run_dir is None else Path(run_dir) / CONFIG
+    return config if config is not None and config.is_file() else None
 
 
 def checkpoint_file(run_dir: Path, which: str) -> Path:
@@ -49,7 +72,7 @@ def run_for_training(run_dir: str | None, name: str | None, ckpt_path: str | Non
     if ckpt_path in NAMED_CHECKPOINTS:
         folder = Path(run_dir) if run_dir is not None else newest_run(name)
         return folder, _existing(checkpoint_file(folder, ckpt_path))
-    folder = Path(run_dir) if run_dir is not None else next_run(name)
+    folder = Path(run_dir) if run_dir is not None else new_run(name)
     if run_dir is not None and checkpoint_file(folder, "last").is_file() and not is_started_by_lightning():
         raise UserError(
             f"{folder}: this run folder already holds a run; resume it with --ckpt_path last, or choose another "
@@ -75,7 +98,7 @@ def run_for_evaluation(run_dir: str | None, name: str | None, ckpt_path: str | N
         return Path(run_dir), checkpoint
     if checkpoint.parent.name == CHECKPOINTS:
         return checkpoint.parent.parent, checkpoint
-    return next_run(name), checkpoint
+    return new_run(name), checkpoint
 
 
 def newest_run(name: str | None) -> Path:
@@ -92,18 +115,68 @@ def newest_run(name: str | None) -> Path:
     return RUNS / f"{name}-{max(numbers)}"
 
 
-def next_run(name: str | None) -> Path:
-    """Return the first ``runs/NAME-N`` after all existing ones, the same in all processes of a run.
+def new_run(name: str | None) -> Path:
+    """Create the first ``runs/NAME-N`` after all existing ones, the same for all processes of a run.
 
     Raises:
-        UserError: If several processes were started from outside and could not agree on a number.
+        UserError: If several processes were started from outside and could not agree on a number, or the folder cannot
+            be created.
     """
     if (chosen := os.environ.get("FLEXUNET_RUN_DIR")) is not None and is_started_by_lightning():
         return Path(chosen)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if is_started_from_outside():
         raise UserError("--run_dir is needed where torchrun or SLURM starts the processes: name one folder for all")
     name = "run" if name is None else name
-    return RUNS / f"{name}-{max(_numbers(name), default=0) + 1}"
+    number = max(_numbers(name), default=0) + 1
+    while True:
+        folder = RUNS / f"{name}-{number}"
+        with writing(folder):
+            RUNS.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # another run began at the same moment
+                folder.mkdir()
+                return folder
+        number += 1
+
+
+@contextlib.contextmanager
+def reserved(run_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of a run folder while the block runs; a new one that is still empty is removed.
+
+    Raises:
+        UserError: If another process is training there, or the folder cannot be written to.
+    """
+    if is_started_by_lightning() or is_started_from_outside() or os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    is_new = run_dir.parent == RUNS or not run_dir.exists()
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"{run_dir}: another process is training in this folder; choose another --run_dir") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        (run_dir / LOCK).unlink(missing_ok=True)
+        lock.close()
+        if is_new:
+            with contextlib.suppress(OSError):
+                run_dir.rmdir()
+
+
+def relative_folders(parts: list[Any], run_dir: Path) -> None:
+    """Undo :func:`move_folders` for folders in ``run_dir``, in place, so that a saved config names no run."""
+    for options in map(_options, parts):
+        for key in FOLDER_KEYS:
+            if options.get(key) is not None and Path(options[key]).is_relative_to(run_dir.resolve()):
+                options[key] = str(Path(options[key]).relative_to(run_dir.resolve()))
 
 
 def announce(run_dir: Path) -> None:
@@ -116,23 +189,23 @@ def move_folders(parts: list[Any], run_dir: Path, earlier: str | None) -> None:
 
     So are those in the run folder ``earlier``, which a config.yaml of a run names: a new run leaves the old one alone.
     """
-    for part in parts:
-        options = part.get("init_args") if isinstance(part, Namespace) else None
-        for key in ("save_dir", "dirpath"):
-            if isinstance(options, Namespace) and options.get(key) is not None:
+    for options in map(_options, parts):
+        for key in FOLDER_KEYS:
+            if options.get(key) is not None:
                 folder = Path(options[key])
                 if earlier is not None and folder.is_relative_to(Path(earlier).resolve()):
                     folder = folder.relative_to(Path(earlier).resolve())
                 options[key] = str((run_dir / folder).resolve())
 
 
-def is_started_by_lightning() -> bool:
-    """Return whether Lightning started this process as one of several of a run."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+def _options(part: Any) -> Any:
+    """Return the arguments of a logger or a callback, to change them in place."""
+    options = part.get("init_args") if isinstance(part, Namespace) else None
+    return options if isinstance(options, Namespace) else {}
 
 
 def _numbers(name: str) -> list[int]:
-    folders = RUNS.glob(f"{name}-*") if RUNS.is_dir() else []
+    folders = RUNS.iterdir() if RUNS.is_dir() else []
     matches = [re.fullmatch(re.escape(name) + r"-(\d+)", folder.name) for folder in folders]
     return [int(match[1]) for match in matches if match]
 

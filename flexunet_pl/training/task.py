@@ -31,6 +31,7 @@ from flexunet_pl.training.checkpoint import read_checkpoint
 
 Stage = Literal["train", "val", "test"]
 Batch = dict[str, Any]
+MEASURED, MEASURED_BY = "measured", ("train_loss", "train_scores")  # a key of checkpoints, and the metrics it holds
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -114,7 +115,7 @@ class SegmentationTask(lightning.LightningModule):
         self.criterion = build_loss(loss, num_classes, class_weights)
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.palette)) for _ in range(3))
         # Not reduced by Lightning: it reduces when a value is read, and the progress bar reads in one process only.
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.tables: dict[Stage, ScoreTable] = {}
         self.save_hyperparameters()
         self.save_hyperparameters(
@@ -190,12 +191,10 @@ class SegmentationTask(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
 
-        Dropout is seeded by (seed, epoch, process), so that a resumed run equals an uninterrupted one. This is not done
-        in on_train_epoch_start, which Lightning skips in the epoch it resumes with.
+        Dropout is seeded by (seed, epoch, process, step), so that a resumed run equals an uninterrupted one.
         """
-        if batch_idx == 0:
-            entropy = [int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, self.global_rank]
-            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        entropy = [int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, self.global_rank, batch_idx]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -244,6 +243,27 @@ class SegmentationTask(lightning.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and "val" in self.tables:
             scheduler.step(self.tables.pop("val")["loss"] or 0.0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what the epoch in progress has measured so far in all processes."""
+        checkpoint[MEASURED] = {}
+        for name in MEASURED_BY:
+            with (metric := getattr(self, name)).sync_context():
+                checkpoint[MEASURED][name] = {key: value.clone() for key, value in metric.metric_state.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with what the epoch has measured, in the first process; the others begin at 0.
+
+        The learning rate is this task's, at the position in the schedule where the checkpoint was.
+        """
+        before = checkpoint["hyper_parameters"].get("learning_rate")
+        if isinstance(before, float) and before > 0:
+            optim.scale_rates(checkpoint, self.hparams["learning_rate"] / before)
+        for name, state in checkpoint.get(MEASURED, {}).items() if self.global_rank == 0 else ():
+            metric = getattr(self, name)
+            for key, value in state.items():
+                setattr(metric, key, value.to(metric.device))
+            metric._update_count = 1  # as after an update
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation images."""

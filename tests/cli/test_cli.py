@@ -221,10 +221,10 @@ def test_predict_needs_out_and_a_folder(
 
 def test_runs_are_numbered_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert runs.next_run("tile") == Path("runs/tile-1")
-    for name in ("tile-1", "tile-9", "tile-x", "other-12"):
+    assert runs.new_run("tile") == Path("runs/tile-1")
+    for name in ("tile-9", "tile-x", "other-12"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    assert runs.next_run("tile") == Path("runs/tile-10")
+    assert runs.new_run("tile") == Path("runs/tile-10")
     assert runs.newest_run("tile") == Path("runs/tile-9")
     with pytest.raises(UserError, match="no run of this name yet"):
         runs.newest_run("demo")
@@ -235,7 +235,7 @@ def test_runs_are_numbered_and_found_again(tmp_path: Path, monkeypatch: pytest.M
 def test_processes_started_from_outside_must_agree_on_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="--run_dir is needed"):
-        runs.next_run("tile")
+        runs.new_run("tile")
 
 
 @pytest.mark.parametrize(

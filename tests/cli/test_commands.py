@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", TRAINING)
-def test_every_option_of_the_short_help_exists(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_option_of_the_short_help_exists(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class StopError(Exception):
         """Raised in place of a run."""
 
@@ -70,7 +71,7 @@ def test_every_option_of_the_short_help_exists(command: str, monkeypatch: pytest
 
     monkeypatch.setattr(TrainerCLI, "parse_arguments", stop)
     with pytest.raises(StopError):
-        TrainerCLI([command], tmp_path)
+        TrainerCLI([command], ExitStack())
     named = set(CONFIG | OPTIONS[command][1])
     everywhere = {"--seed_everything"}  # belongs to the program, before the command
     assert named - found <= everywhere if command != "tune" else named - found <= {*everywhere, "--ckpt_path"}

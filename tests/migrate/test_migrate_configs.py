@@ -1,6 +1,7 @@
 """Every key and every malformation of a train_eval_infer.config, in a table; each result builds model and data."""
 
 import random
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -559,7 +560,7 @@ def parsed(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer
     """Build model and DataModule from a YAML as `fit` does."""
     monkeypatch.setattr(SegmentationDataModule, "prepare", lambda *_: None)
     with torch.device("meta"):
-        return KeepingCLI(["fit", "--config", str(path), "--run_dir", str(folder)], folder)
+        return KeepingCLI(["fit", "--config", str(path), "--run_dir", str(folder)], ExitStack())
 
 
 def migrated(project: Path, case: Case, *options: str) -> Path:

@@ -105,7 +105,9 @@ AVERAGE = [
 ]
 
 
-@pytest.mark.parametrize(("schedule", "more"), [("plateau", []), ("one_cycle", []), ("cosine", AVERAGE)])
+@pytest.mark.parametrize(
+    ("schedule", "more"), [("plateau", []), ("one_cycle", []), ("cosine", [*AVERAGE, "--trainer.max_steps", "1000"])]
+)
 def test_a_killed_run_resumes_to_the_same_weights(
     schedule: str, more: list[str], tiny_config: Path, tmp_path: Path, run_command: Run
 ) -> None:

@@ -1,0 +1,86 @@
+"""Where the values of a run come from: the command line, config files, and the config that a run saved."""
+
+import copy
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, get_loader
+
+from flexunet_pl.training import runs
+from flexunet_pl.training.parser import MODE
+
+SPLIT_FOLDERS = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")]
+PATH_KEYS = ("root", "predict_dir", *SPLIT_FOLDERS)
+
+
+def given_keys(words: Sequence[str]) -> set[str]:
+    """Return the keys that the command line gives, those within ``--model '{...}'`` too, as model.NAME."""
+    keys = set()
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if match := re.match(r"--([\w.]+)(?:=(.*))?", word, re.DOTALL):
+            keys |= {match[1], *_keys_within(match[1], after if match[2] is None else match[2])}
+    return keys
+
+
+def _keys_within(key: str, value: str) -> Iterator[str]:
+    if key == "config":
+        return
+    try:
+        content = get_loader(MODE)(Path(value).read_text() if _is_file(value) else value)
+    except (yaml.YAMLError, UnicodeDecodeError):  # the parser says so
+        return
+    waiting = [(key, content)]
+    while waiting:
+        place, part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += [(f"{place}.{name}", inner) for name, inner in part.items()]
+        if place != key:
+            yield place
+
+
+def _is_file(value: str) -> bool:
+    return value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file()
+
+
+def with_saved_config(words: list[str], given: set[str]) -> list[str]:
+    """Return the words of a command, with the run folder's config.yaml if they name a run folder and no config."""
+    folders = [
+        word.partition("=")[2] or after
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+        if word.partition("=")[0] == "--run_dir"
+    ]
+    config = runs.saved_config(folders[-1]) if folders and "config" not in given else None
+    return words if config is None else [words[0], "--config", str(config), *words[1:]]
+
+
+def portable(config: Namespace, run_dir: Path) -> Namespace:
+    """Return a copy of a config to save in ``run_dir``: it names no run and no checkpoint.
+
+    Folders within the run are relative to it, so a new run with this config has its own. So are data folders that were
+    given relative to the working directory, so the config works from anywhere.
+    """
+    config = copy.deepcopy(config)
+    config.ckpt_path = config.run_dir = config.trainer.default_root_dir = None
+    loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+    runs.relative_folders([*loggers, *(config.trainer.callbacks or [])], run_dir)
+    for key in PATH_KEYS:
+        path = config.data.get(key)
+        if path is not None and not Path(path).is_absolute():
+            config.data[key] = os.path.relpath(path, run_dir)
+    return config
+
+
+def resolve_paths(data: Any, config_files: Sequence[Path], given: set[str]) -> None:
+    """Resolve relative data paths of config files, in place: next to the file, or else in the working directory."""
+    for key in PATH_KEYS:
+        path = data.get(key)
+        if path is None or f"data.{key}" in given:
+            continue
+        beside = [file.parent / path for file in config_files if (file.parent / path).exists()]
+        if beside:
+            is_absolute = Path(path).is_absolute()  # and stays so
+            data[key] = str(path) if is_absolute else os.path.relpath(beside[-1])
