@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ REPAIRS = {
     errno.EISDIR: "a folder is in the place of a file; move it, or choose another name",
 }
 
-_mine: set[str] = set()  # temporary files and folders of this process
+_mine: dict[str, Path] = {}  # the names of this process's temporary files and folders, and what they stand for
 _swept: set[Path] = set()  # folders that were cleared of left-over files
 
 
@@ -53,7 +54,7 @@ def atomic_path(path: Path, sync: bool = True) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_in(path.parent, path.suffix[:16])
+        temporary = _temporary_for(path, path.parent, path.suffix[:16])
         try:
             temporary.touch(exist_ok=False)
             yield temporary
@@ -64,24 +65,27 @@ def atomic_path(path: Path, sync: bool = True) -> Iterator[Path]:
                 _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-            _mine.discard(temporary.name)
+            _mine.pop(temporary.name, None)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the disk of the folder ``path``; what the block leaves in it is removed.
+def atomic_folder(path: Path, within: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside the folder ``path``, or ``within`` it; what the block leaves there is removed.
 
     Raises:
         UserError: As :func:`atomic_path`.
     """
     with writing(path):
-        temporary = _temporary_in(next(folder for folder in path.absolute().parents if folder.is_dir()))
+        if within:
+            path.mkdir(parents=True, exist_ok=True)
+        above = path if within else next(folder for folder in path.absolute().parents if folder.is_dir())
+        temporary = _temporary_for(path, above)
         try:
             temporary.mkdir()
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            _mine.discard(temporary.name)
+            _mine.pop(temporary.name, None)
 
 
 @contextlib.contextmanager
@@ -100,8 +104,20 @@ def cannot_write(error: Exception, path: Path | None = None) -> Exception:
         number = int(match[1])
     if number not in REPAIRS:
         return error
-    place = path if path is not None else getattr(error, "filename", None) or "a file"
+    somewhere = f"a temporary file in {tempfile.gettempdir()}, or the output of this command"
+    place = Path(path if path is not None else getattr(error, "filename", None) or somewhere)
+    for above in (place, *place.parents):
+        if above.name in _mine:
+            place = _mine[above.name] / place.relative_to(above)
     return UserError(f"{place}: cannot be written ({os.strerror(number)}); {REPAIRS[number]}")
+
+
+def move_all(source: Path, target: Path, last: str) -> None:
+    """Move the files of a folder, on the same disk, over those of another, with the one named ``last`` at the end."""
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    for name in sorted(files, key=lambda name: name == Path(last)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).replace(target / name)
 
 
 def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
@@ -128,8 +144,8 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary_in(folder: Path, suffix: str = "") -> Path:
-    """Return a new temporary path of this process in a folder, which is cleared of what dead processes left there."""
+def _temporary_for(path: Path, folder: Path, suffix: str = "") -> Path:
+    """Return a new temporary path in a folder, which is cleared of what dead processes left there."""
     if folder not in _swept:
         _swept.add(folder)
         for path in folder.iterdir():
@@ -137,7 +153,7 @@ def _temporary_in(folder: Path, suffix: str = "") -> Path:
             if match and path.name not in _mine and not _is_running(int(match[1])):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     temporary = folder / f".tmp-{HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
-    _mine.add(temporary.name)
+    _mine[temporary.name] = path
     return temporary
 
 

@@ -68,7 +68,7 @@ def write_weights_h5(path: Path, network: FlexUNet) -> None:
     """
     if not path.name.endswith(".weights.h5"):
         raise UserError(f"{path}: Keras recognises files of weights by their suffix; try {path.stem}.weights.h5")
-    with _proven(path, network, None) as temporary, h5py.File(temporary, "w") as file:
+    with _proven(path, network, None) as temporary, _h5_file(temporary) as file:
         _write_by_class(file, network, keras_layers(network))
 
 
@@ -83,7 +83,7 @@ def write_legacy_h5(path: Path, network: FlexUNet, image_size: ImageSize = None)
     """
     _check_size(network, image_size)
     layers = keras_layers(network)
-    with _proven(path, network, image_size) as temporary, h5py.File(temporary, "w") as file:
+    with _proven(path, network, image_size) as temporary, _h5_file(temporary) as file:
         file.attrs["keras_version"] = TF_KERAS_VERSION
         file.attrs["backend"] = "tensorflow"
         file.attrs["model_config"] = json.dumps(legacy_config(layers, image_size))
@@ -130,6 +130,15 @@ def _proven(path: Path, network: FlexUNet, image_size: ImageSize) -> Iterator[Pa
     with atomic_path(path) as temporary:
         yield temporary
         verify_keras(temporary, network, image_size)
+
+
+@contextlib.contextmanager
+def _h5_file(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file in memory, and write it to ``path``: the library itself crashes when a disk is full."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    path.write_bytes(content.getvalue())
 
 
 def verify_keras(path: Path, network: FlexUNet, image_size: ImageSize = None) -> None:

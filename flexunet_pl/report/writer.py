@@ -13,7 +13,7 @@ from typing import Any
 
 from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.files import write_json, write_text
+from flexunet_pl.core.files import atomic_folder, move_all, write_json, write_text
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.evaluation.evaluator import Evaluation, evaluate
 from flexunet_pl.evaluation.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
@@ -24,6 +24,7 @@ from flexunet_pl.report.comparison import compare, compared_metrics
 from flexunet_pl.report.pages import one_model_page, two_models_page
 from flexunet_pl.report.request import Request
 
+PAGE = "report.html"
 FORMAT = 2  # 2: the comparison holds every metric under its key
 LETTERS = ("A", "B")
 
@@ -37,7 +38,6 @@ def write_report(request: Request) -> list[str]:
     Raises:
         UserError: For a mistake in the request or the data.
     """
-    started = time.perf_counter()
     images = find_images_with_truth(request.data, request.split, request.images, request.masks, request.antialiased)
     models: list[Model] = [
         PredictedMasks(path) if path in request.predictions else open_model(path) for path in request.models
@@ -48,8 +48,18 @@ def write_report(request: Request) -> list[str]:
     for model in models:
         if isinstance(model, PredictedMasks):
             model.use(palette, list(images.pairs))
+    with atomic_folder(request.out, within=True) as folder:
+        lines = _evaluate_and_write(request, images, models, palette, folder, moved)
+        move_all(folder, request.out, last=PAGE)
+    return [*lines, f"written: {request.out / PAGE}, scores.json, scores.csv and images.csv"]
+
+
+def _evaluate_and_write(
+    request: Request, images: ImageSet, models: Sequence[Model], palette: Palette, out: Path, moved: int
+) -> list[str]:
+    started = time.perf_counter()
     names = [""] if len(models) == 1 else LETTERS
-    evaluation = evaluate(list(zip(names, models, strict=True)), images, palette, request.out)
+    evaluation = evaluate(list(zip(names, models, strict=True)), images, palette, out)
     groups = images.groups if images.groups is not None else [pair.name for pair in images.pairs]
     bootstrap = Bootstrap(groups, request.draws, request.seed)
     results = [total.to_mapping(bootstrap) for total in evaluation.totals]
@@ -67,7 +77,7 @@ def write_report(request: Request) -> list[str]:
         "seconds_in_networks": round(sum(model.clock.seconds for model in models), 3),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return _write(request.out, scores, evaluation, palette)
+    return _write(out, scores, evaluation, palette)
 
 
 def _write(out: Path, scores: dict[str, Any], evaluation: Evaluation, palette: Palette) -> list[str]:
@@ -75,7 +85,7 @@ def _write(out: Path, scores: dict[str, Any], evaluation: Evaluation, palette: P
     write_json(out / "scores.json", scores)
     write_text(out / "scores.csv", _classes_csv(scores, palette))
     write_text(out / "images.csv", _images_csv(scores))
-    write_text(out / "report.html", make_page(scores, evaluation, palette, out))
+    write_text(out / PAGE, make_page(scores, evaluation, palette, out))
     lines = []
     results = scores.get("models", {"": scores})
     first = next(iter(results.values()))
@@ -83,8 +93,7 @@ def _write(out: Path, scores: dict[str, Any], evaluation: Evaluation, palette: P
         values = (f"{letter} {number_text(result[metric.key])}".strip() for letter, result in results.items())
         lines.append(f"{metric.name:<24}{'   '.join(values)}")
     lines.append(f"{first['images']} images")
-    lines += [f"warning: {sentence}" for sentence in scores["made"]["leaks"]]
-    return [*lines, f"written: {out / 'report.html'}, scores.json, scores.csv and images.csv"]
+    return [*lines, *(f"warning: {sentence}" for sentence in scores["made"]["leaks"])]
 
 
 def _how_it_was_made(request: Request, images: ImageSet, models: Sequence[Model], moved: int) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def test_runs_are_numbered_and_found_again(tmp_path: Path, monkeypatch: pytest.M
     for name in ("tile-9", "tile-x", "other-12"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert runs.new_run("tile") == Path("runs/tile-10")
-    assert runs.newest_run("tile") == Path("runs/tile-9")
+    assert runs.newest_run("tile") == Path("runs/tile-10")
     with pytest.raises(UserError, match="no run of this name yet"):
         runs.newest_run("demo")
     with pytest.raises(UserError, match="--ckpt_path FILE"):
