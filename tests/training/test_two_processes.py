@@ -144,7 +144,7 @@ def hang_second(first: int) -> None:
 def test_when_one_process_dies_or_hangs_the_other_ends_within_a_minute(
     harm: Callable[[int], None], tiles: Path, tmp_path: Path
 ) -> None:
-    process = start("fit", *demo(tiles, tmp_path), "--trainer.collective_timeout", "10")
+    process = start("fit", *demo(tiles, tmp_path), "--trainer.collective_timeout", "25")
     after_an_epoch(process, tmp_path)
     second = second_process(process.pid)
     harm(process.pid)
