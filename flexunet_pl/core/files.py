@@ -88,6 +88,11 @@ def atomic_folder(path: Path, within: bool = False) -> Iterator[Path]:
             _mine.pop(temporary.name, None)
 
 
+def scratch_folder() -> contextlib.AbstractContextManager[Path]:
+    """Return a folder for the block, in the system's folder for temporary files."""
+    return atomic_folder(Path(tempfile.gettempdir()), within=True)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the errors of a disk that is full or cannot be written to into a UserError that names ``path``."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.yaml_text import load_yaml
 
 
 def load_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -48,7 +49,7 @@ def load_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _plugins_of(config: Path) -> list[str]:
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        content = load_yaml(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []  # the parser reads the file next, and reports what is wrong with it
     plugins = content.get("plugins") if isinstance(content, dict) else None

@@ -2,15 +2,15 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 from torch.utils.data import DataLoader
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.ranges import Channels, Range, Side, checked
 from flexunet_pl.core.types import Pair, Problem, collected, raise_problems
 from flexunet_pl.data.augment import build_augmentation
 from flexunet_pl.data.balance import Counts, count_masks, counts_in_manifest, image_weights
@@ -67,6 +67,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         samples_per_epoch: Training images in an epoch; by default one for each file; more repeats files.
     """
 
+    @checked("data.")
     def __init__(
         self,
         root: str | None = None,
@@ -78,26 +79,22 @@ class SegmentationDataModule(lightning.LightningDataModule):
         test_masks: str | None = None,
         predict_dir: str | None = None,
         palette: dict[str, Any] | str | None = None,
-        image_size: int | tuple[int, int] = 512,
+        image_size: Side | tuple[Side, Side] = 512,
         resize: str = "stretch",
-        crop_size: int | None = None,
-        channels: int = 3,
+        crop_size: Side | None = None,
+        channels: Channels = 3,
         sixteen_bit: str | None = None,
         antialiased_masks: bool = False,
-        batch_size: int = 2,
-        num_workers: int = 2,
+        batch_size: Annotated[int, Range(1, 65_536)] = 2,
+        num_workers: Annotated[int, Range(0, 256)] = 2,
         augment: dict[str, Any] | None = None,
-        synthetic_images: int = 0,
+        synthetic_images: Annotated[int, Range(0, 100_000)] = 0,
         fold: int | None = None,
         sampler: str = "uniform",
-        samples_per_epoch: int | None = None,
+        samples_per_epoch: Annotated[int, Range(1, 10_000_000)] | None = None,
     ) -> None:
         """Check the settings; nothing is read yet. A value out of its range raises UserError."""
         super().__init__()
-        _check_least(
-            {"batch_size": batch_size, "crop_size": crop_size, "samples_per_epoch": samples_per_epoch}, least=1
-        )
-        _check_least({"num_workers": num_workers, "synthetic_images": synthetic_images}, least=0)
         _check_together(root, synthetic_images, fold, sampler)
         given = {
             "train_images": train_images,
@@ -285,12 +282,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
-
-
-def _check_least(values: Mapping[str, int | None], least: int) -> None:
-    for key, value in values.items():
-        if value is not None and value < least:
-            raise UserError(f"data.{key}={value} must be at least {least}")
 
 
 def _check_together(root: str | None, synthetic_images: int, fold: int | None, sampler: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_text
+from flexunet_pl.core.yaml_text import load_yaml
 
 IGNORE_INDEX = 255
 IGNORE_NAME = "ignore"
@@ -73,7 +74,7 @@ class Palette:
     def load(cls, path: Path) -> "Palette":
         """Read a palette from a YAML file; raise UserError if it cannot be read or is no palette."""
         try:
-            mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+            mapping = load_yaml(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(
                 f"{path}: cannot be read as a palette ({error}); write it as YAML, NAME: [r, g, b]"

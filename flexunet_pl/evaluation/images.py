@@ -10,6 +10,7 @@ import yaml
 
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.types import Pair, Problem, raise_problems
+from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, read_manifest, sha256_of
 from flexunet_pl.data.masks import read_mask
@@ -78,7 +79,7 @@ def read_palette(path: Path) -> Palette:
         UserError: If it is not a palette.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--palette {path}: cannot be read as YAML ({error}); give a palette or a config") from error
     if isinstance(content, dict) and isinstance(content.get("data"), dict) and "palette" in content["data"]:

@@ -90,14 +90,19 @@ class Labels(NamedTuple):
                 raise ValueError(f"format {facts['format']} is not {METADATA_FORMAT}, which this program reads")
             facts["min_region_area"] = int(facts.get("min_region_area", facts.get("smallest_region", 0)))
             facts["resize"] = {"keep": "letterbox"}.get(facts["resize"], facts["resize"])  # its older name, as above
-            facts["names"] = [str(entry["name"]) for entry in facts["classes"]]
+            facts["names"] = [entry["name"] + "" for entry in facts["classes"]]  # what is no text raises a TypeError
             facts["colors"] = [tuple(entry["color"]) for entry in facts["classes"]]
             labels = cls._make(tuple(v) if isinstance(v := facts[name], list) else v for name in cls._fields)
             if labels.num_classes not in (1, len(labels.names)) or not 2 <= len(labels.names) <= IGNORE_INDEX:
                 raise ValueError(f"num_classes {labels.num_classes} with {len(labels.names)} names of classes")
             if labels.resize not in RESIZE_RULES or labels.sixteen_bit not in SIXTEEN_BIT_RULES:
                 raise ValueError(f"resize {labels.resize!r} or sixteen_bit {labels.sixteen_bit!r} is unknown")
-            labels.color_table()
+            whole = (labels.num_classes, labels.channels, labels.size_multiple, labels.min_region_area + 1)
+            sizes = [labels.image_size, labels.image_size if labels.fixed_size is None else labels.fixed_size]
+            colors = [*labels.colors, labels.colors[0] if labels.ignore is None else labels.ignore]
+            for rows, count, low, high in ([whole], 4, 1, 1 << 31), (sizes, 2, 1, 1 << 14), (colors, 3, 0, 255):
+                if not all(len(row) == count and all(type(v) is int and low <= v <= high for v in row) for row in rows):
+                    raise ValueError(f"{rows} must be {count} whole numbers each, {low}..{high}")
         return labels
 
     def color_table(self) -> UInt8Array:
@@ -199,8 +204,7 @@ class Tiling(NamedTuple):
         last = math.ceil(max(0, length - self.side) / self.step) * self.step
         advance = (self.side - self.overlap) // self.step * self.step
         spans = [(start, min(start + self.side, length)) for start in [*range(0, last, advance), last]]
-        margin = self.overlap * UNBLENDED_SHARE
-        total, ramps = np.zeros(length), []
+        margin, total, ramps = self.overlap * UNBLENDED_SHARE, np.zeros(length), []
         for start, end in spans:
             place = np.arange(start, end) + 0.5
             inside = np.minimum(place - start if start else np.inf, end - place if end < length else np.inf)
@@ -312,8 +316,7 @@ def find_runs(mask: UInt8Array) -> tuple[IndexArray, IndexArray, IndexArray, Ind
     # Runs touch vertically where either starts, and diagonally where one starts just after the other ends.
     below = (mask[1:] == mask[:-1]) & (starts[1:] | starts[:-1])
     corner = starts[1:, 1:] & starts[:-1, 1:]
-    falling = corner & (mask[1:, 1:] == mask[:-1, :-1])
-    rising = corner & (mask[1:, :-1] == mask[:-1, 1:])
+    falling, rising = corner & (mask[1:, 1:] == mask[:-1, :-1]), corner & (mask[1:, :-1] == mask[:-1, 1:])
     upper = np.concatenate([run_of[:-1][below], run_of[:-1, :-1][falling], run_of[:-1, 1:][rising]])
     lower = np.concatenate([run_of[1:][below], run_of[1:, 1:][falling], run_of[1:, :-1][rising]])
     return np.flatnonzero(starts), run_of, upper, lower
@@ -342,8 +345,7 @@ def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Seque
         what = f"--providers {', '.join(missing)}: this onnxruntime has only {', '.join(available)}"
         raise InferenceError(f"{what}; cuda needs the package onnxruntime-gpu in its place")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # docs/inference.md has the figures
     session = onnxruntime.InferenceSession(path, options, providers=chosen or ["CPUExecutionProvider"])
     if lost := set(chosen) - set(session.get_providers()):
@@ -357,12 +359,11 @@ def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence
 
     if providers:
         raise InferenceError("--providers belongs to --engine onnxruntime; leave it out with openvino")
-    core = openvino.Core()
+    core, place = openvino.Core(), ["framework", METADATA_KEY]
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         sys.stderr.write("--precision bf16: this CPU has no bf16 instructions; using fp32\n")
         precision = "fp32"
     network = core.read_model(path)
-    place = ["framework", METADATA_KEY]
     metadata = {METADATA_KEY: str(network.get_rt_info(place).value)} if network.has_rt_info(place) else {}
     # Without the hint OpenVINO uses bf16 on CPUs that have it.
     settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": str(threads)}
@@ -489,15 +490,14 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
 
 def _summary(path: Path, labels: Labels, bands: Iterable[UInt8Array], highest: FloatArray) -> list[Any]:
     pixels, regions, largest = (column[: len(labels.names)].tolist() for column in tally(bands))
-    shares = [round(count / sum(pixels), 6) for count in pixels]
-    chances = [round(float(chance), 6) for chance in highest]
+    shares, chances = [round(n / sum(pixels), 6) for n in pixels], [round(float(chance), 6) for chance in highest]
     return list(zip([str(path)] * len(shares), labels.names, pixels, shares, regions, largest, chances, strict=True))
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, renamed to it if the block succeeds and removed if not."""
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    """Yield a temporary path beside ``path``, renamed to it at the end; the next run overwrites a killed one's."""
+    temporary = path.with_name(f".part{hash(tuple(os.fsencode(path.name)))}{path.suffix}")
     try:
         with _explained(f"{path}: cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import scratch_folder
 from flexunet_pl.keras import contents as keras_contents
 from flexunet_pl.keras.contents import MAX_LAYERS, MAX_TEXT_BYTES
 
@@ -83,7 +83,7 @@ def open_keras_file(path: Path) -> Iterator[KerasFile]:
 @contextlib.contextmanager
 def _unpacked(path: Path) -> Iterator[tuple[object, Path]]:
     """Yield the parsed configuration in the archive ``path`` and its HDF5, unpacked under a name of our own."""
-    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="keras-") as folder:
+    with zipfile.ZipFile(path) as archive, scratch_folder() as folder:
         names = archive.namelist()
         if len(names) > MAX_LAYERS:
             raise UserError(f"{path} holds {len(names)} members; a .keras file holds three")
@@ -94,7 +94,7 @@ def _unpacked(path: Path) -> Iterator[tuple[object, Path]]:
         with archive.open(_member(archive, CONFIG_MEMBER, MAX_TEXT_BYTES, path)) as packed:
             config = _parse(packed.read(MAX_TEXT_BYTES), path)
         limit = max(ALWAYS_UNPACKED_BYTES, MAX_EXPANSION * path.stat().st_size)
-        hdf5 = Path(folder) / WEIGHTS_MEMBER
+        hdf5 = folder / WEIGHTS_MEMBER
         with archive.open(_member(archive, WEIGHTS_MEMBER, limit, path)) as packed, hdf5.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, MEBIBYTE)
         yield config, hdf5

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.ranges import Range, check_fields
 from flexunet_pl.nn.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -27,6 +28,8 @@ TRUNCATED_NORMAL_STD = 0.87962566103423978
 # What ``normalization`` can be beside a truth value, and the groups of channels it makes at most.
 GROUP_NORM = "group"
 MAX_GROUPS = 8
+# 1 GiB of float32; training takes four times as much.
+MOST_WEIGHTS = 2**28
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,18 @@ class FlexUNetSettings:
         UserError: If a value is out of its range; the message names the value, the rule and the repair.
     """
 
-    base_filters: int = 16
-    base_kernel: int = 9
-    num_layers: int = 6
+    base_filters: Annotated[int, Range(1, 4096)] = 16
+    base_kernel: Annotated[int, Range(1, 255)] = 9
+    num_layers: Annotated[int, Range(1, 16)] = 6
     dropout: float = 0.04
-    dilation: int = 1
+    dilation: Annotated[int, Range(1, 255)] = 1
     activation: str = "relu"
     normalization: bool | str = False
     input_normalize: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("base_filters", "base_kernel", "num_layers", "dilation"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        check_fields(self)
         deepest = self.num_layers - 1
         if not (self.dropout >= 0 and self.dropout * deepest < 1):
             raise UserError(
@@ -108,6 +109,14 @@ class FlexUNet(nn.Module):
         self.in_channels = in_channels
         self.num_classes = num_classes
         deepest = settings.num_layers - 1
+        if (count := _count_weights(num_classes, in_channels, settings)) > MOST_WEIGHTS:
+            sizes = ", ".join(
+                f"{name}={getattr(settings, name)}" for name in ("base_filters", "base_kernel", "num_layers")
+            )
+            raise UserError(
+                f"{sizes}, in_channels={in_channels}: a network of {count:,} weights, where at most {MOST_WEIGHTS:,} "
+                "are allowed; lower base_filters or num_layers"
+            )
         self.size_multiple = 2**deepest
         self.input_scale = 1 / 255 if settings.input_normalize else 1.0
         filters = [settings.base_filters * 2**level for level in range(settings.num_layers)]
@@ -198,6 +207,19 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     if not torch.compiler.is_exporting() and pad_bottom == pad_right == 0:
         return image  # padding by nothing would copy
     return functional.pad(image, (0, pad_right, 0, pad_bottom), mode="replicate")
+
+
+def _count_weights(num_classes: int, in_channels: int, settings: FlexUNetSettings) -> int:
+    """Return the number of weights of the convolutions, biases left out."""
+    filters = [settings.base_filters << level for level in range(settings.num_layers)]
+    areas = [max(3, settings.base_kernel - 2 * level) ** 2 for level in range(settings.num_layers)]
+    entering = [in_channels, *filters]
+    count: int = filters[0] * num_classes
+    for level, (width, area) in enumerate(zip(filters, areas, strict=True)):
+        count += area * width * (entering[level] + width)
+        if level < settings.num_layers - 1:  # the decoder doubles the size, then joins the skip connection
+            count += 4 * 2 * width * width + area * width * (2 * width + width)
+    return count
 
 
 def _initialise_like_keras(layer: nn.Module) -> None:

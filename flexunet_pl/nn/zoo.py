@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.ranges import check_fields
 from flexunet_pl.nn.encoder_weights import fetched_weights, is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
 
@@ -39,6 +40,10 @@ class ZooSettings:
 
     encoder: str | None = None
     encoder_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        check_fields(self)
 
 
 ZOO = {

@@ -9,6 +9,7 @@ import yaml
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_text
 from flexunet_pl.core.renamed import current_config
+from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import find_palette
 from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.summary.describe import NetworkSummary, describe
@@ -69,7 +70,7 @@ def _task_of(source: Path) -> SegmentationTask:
 
 def _task_of_config(path: Path) -> SegmentationTask:
     try:
-        content = current_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = current_config(load_yaml(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({error}); fix it") from error
     model, data = (content.get(key) if isinstance(content, dict) else None for key in ("model", "data"))

@@ -9,6 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_bytes
+from flexunet_pl.core.ranges import shortened
 from flexunet_pl.core.renamed import current_hyper_parameters
 from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.nn.weight_files import reading
@@ -28,6 +29,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is no checkpoint of flexunet_pl (weights or hyperparameters are missing)")
     if not isinstance(settings := content["hyper_parameters"], dict):
         raise UserError(f"{path}: its hyperparameters are {type(settings).__name__}, not a map; the file is damaged")
+    if not all(isinstance(key, str) for key in settings):
+        raise UserError(f"{path}: its hyperparameters have keys that are no text; the file is damaged")
+    network = settings.get("network", "flexunet")
+    if not isinstance(network.get("name") if isinstance(network, dict) else network, str):
+        raise UserError(f"{path}: its network={shortened(network)} must be a name, or a map of name and settings")
     content["hyper_parameters"] = nested_settings(current_hyper_parameters(settings))
     return content
 

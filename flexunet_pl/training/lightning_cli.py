@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import lightning
@@ -14,8 +13,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.console import say
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.files import write_text
+from flexunet_pl.core.files import scratch_folder, write_text
 from flexunet_pl.core.plugins import load_plugins
+from flexunet_pl.core.ranges import check_numbers
 from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
@@ -38,6 +38,7 @@ from flexunet_pl.training.processes import (
 from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
+from flexunet_pl.training.trainer_errors import ERRORS, explained, root_of
 
 # What the task needs to know about the data: task parameter -> its key under "data".
 SHARED = {key: key for key in ("palette", "image_size", "resize", "sixteen_bit")} | {"in_channels": "channels"}
@@ -57,15 +58,10 @@ def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "Trainer
     try:
         with ExitStack() as resources:
             return (cli or TrainerCLI)(arguments, resources)
-    except RuntimeError as error:
-        if (lost := explain_lost_process(error)) is not None:
-            raise lost from error
-        if "Error(s) in loading state_dict" not in str(error):
+    except ERRORS as error:
+        if (reason := explain_lost_process(error) or explained(error)) is None:
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"the checkpoint does not fit the network that the keys under model describe ({reason})"
-        ) from error
+        raise reason from error
 
 
 class RunConfig(SaveConfigCallback):
@@ -145,10 +141,11 @@ class TrainerCLI(LightningCLI):
         """Choose run folder and checkpoint; the checkpoint wins over the config files, the command line over both."""
         command = self.config.subcommand
         config = self.config[command]
+        _check_sections(config)
         self.config_files = [Path(str(path)) for path in config.get("config") or []]
         name = runs.run_name(self.config_files[0]) if self.config_files else None
         if command == "tune":
-            self.run_dir = Path(self.resources.enter_context(TemporaryDirectory(prefix="flexunet_pl-")))
+            self.run_dir = self.resources.enter_context(scratch_folder())
             resolve_paths(config.data, self.config_files, self.given)
             return
         choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
@@ -212,7 +209,6 @@ class TrainerCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the DataModule, the task that fits its data, and the Trainer."""
         config = self.config[self.subcommand]
-        _check_sections(config)
         tile, overlap = config.get("tile"), config.get("overlap")
         if tile is not None:
             config.data.resize = "none"
@@ -243,11 +239,11 @@ class TrainerCLI(LightningCLI):
         try:
             self.config_init = self.parser.instantiate(self.config)
         except ValueError as error:
-            raise UserError(f"a logger or callback of the config cannot be created: {_root_of(error)}") from error
+            raise UserError(f"a logger or callback of the config cannot be created: {root_of(error)}") from error
         try:
             self.trainer = self.instantiate_trainer()
         except (MisconfigurationException, ValueError, TypeError, OverflowError, ImportError) as error:
-            raise UserError(f"trainer: {_root_of(error)}; all options: {PROGRAM} fit --help-all") from error
+            raise UserError(f"trainer: {root_of(error)}; all options: {PROGRAM} fit --help-all") from error
 
     def before_fit(self) -> None:
         """Print the run folder."""
@@ -284,13 +280,7 @@ def _check_sections(config: Namespace) -> None:
     for section in ("model", "data", "trainer"):
         if not isinstance(config[section], Namespace):
             raise UserError(f"{section}={config[section]!r} must be a map of settings, such as {{key: value}}")
-
-
-def _root_of(error: BaseException) -> str:
-    """Return the root cause of an error in one line, such as a package that is not installed."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return " ".join(str(error).split()) or type(error).__name__
+    check_numbers(config.trainer.as_dict(), "trainer")  # the types are Lightning's
 
 
 def _is_progress_bar(callback: Namespace) -> bool:

@@ -11,11 +11,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from flexunet_pl.core.arguments import fail, hinted, parser_keys
 from flexunet_pl.core.renamed import current_config
+from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.nn.networks import NETWORKS, network_fields
 from flexunet_pl.training import callbacks
 from flexunet_pl.training.task import SegmentationTask
 
-MOST_VALUES = 100_000
 MODE = "flexunet"  # the parser mode that knows older names of keys in configs
 
 
@@ -43,25 +43,11 @@ def _help(kind: type[Any], name: str) -> str:
     return " ".join(descriptions.get(name, "").split())
 
 
-def _load_yaml(text: str) -> Any:
-    content = get_loader("yaml")(text)
-    _check_finite(content, [0], ())
-    return current_config(content)
+def _load_config(text: str) -> Any:
+    return current_config(load_yaml(text, get_loader("yaml")))
 
 
-def _check_finite(value: Any, count: list[int], above: tuple[int, ...]) -> None:
-    """Raise the YAMLError that refuses anchors which contain themselves, or multiply without end."""
-    count[0] += 1
-    if id(value) in above or count[0] > MOST_VALUES:
-        raise yaml.YAMLError(
-            f"an anchor contains itself, or there are more than {MOST_VALUES:,} values; write them out"
-        )
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            _check_finite(one, count, (*above, id(value)))
-
-
-set_loader(MODE, _load_yaml, exceptions=(yaml.YAMLError,))
+set_loader(MODE, _load_config, exceptions=(yaml.YAMLError,))
 
 
 def _callback_keys() -> set[str]:

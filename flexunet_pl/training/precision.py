@@ -2,19 +2,23 @@
 
 import logging
 import math
+import os
 from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.fabric.connector import _PRECISION_INPUT  # type: ignore[attr-defined]  # Lightning has no public name for it
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.tuner.tuning import Tuner
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.ranges import shortened
 from flexunet_pl.training.checkpoint import AtomicCheckpoints
 from flexunet_pl.training.processes import with_timeout
 
 FEWEST_STEPS = 20  # of a search for a learning rate
+MOST_DEVICES = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +45,13 @@ class Trainer(lightning.Trainer):
         if precision == "auto":
             precision, reason = automatic_precision(str(kwargs.get("accelerator", "auto")))
             logger.info("Precision: %s; %s.", precision, reason)
+        _check_devices(kwargs.get("devices"), MOST_DEVICES)
         _adapt(kwargs, collective_timeout)
         super().__init__(*args, precision=precision, **kwargs)
         # With max_steps, Lightning would end the epoch of the checkpoint once more when a run is resumed.
         self.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+        if isinstance(self.accelerator, CPUAccelerator):
+            _check_devices(self.num_devices, 4 * max(4, os.cpu_count() or 1))
 
     def tune(
         self,
@@ -99,6 +106,13 @@ def _adapt(options: dict[str, Any], timeout: float) -> None:
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         options["plugins"] = [*plugins, AtomicCheckpoints()]
+
+
+def _check_devices(devices: Any, most: int) -> None:
+    """Refuse more processes than a machine can hold; other mistakes are found by Lightning."""
+    number = int(devices) if isinstance(devices, str) and devices.strip().isdecimal() else devices
+    if isinstance(number, int) and number > most:
+        raise UserError(f"trainer.devices={shortened(devices)} must be at most {most} on this machine")
 
 
 def automatic_precision(accelerator: str) -> tuple[Literal["bf16-mixed", "32-true"], str]:

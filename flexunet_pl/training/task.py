@@ -2,8 +2,9 @@
 
 import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning
 import numpy as np
@@ -17,6 +18,7 @@ from torchmetrics import MeanMetric
 
 from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.ranges import Channels, Range, Side, checked
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
@@ -70,13 +72,14 @@ class SegmentationTask(lightning.LightningModule):
         UserError: If a value is out of its range; the message names the key, the value, the rule and the repair.
     """
 
+    @checked("model.")
     def __init__(
         self,
         palette: dict[str, list[int]],
         num_classes: int | None = None,
         network: dict[str, Any] | str = "flexunet",
-        in_channels: int = 3,
-        image_size: int | tuple[int, int] = 512,
+        in_channels: Channels = 3,
+        image_size: Side | tuple[Side, Side] = 512,
         resize: str = "stretch",
         sixteen_bit: str | None = None,
         loss: dict[str, Any] | None = None,
@@ -85,7 +88,7 @@ class SegmentationTask(lightning.LightningModule):
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
         schedule: str = "constant",
-        warmup_steps: float = 0,
+        warmup_steps: Annotated[float, Range(0)] = 0,
         plateau_factor: float = 0.4,
         plateau_patience: int = 4,
         batchnorm_momentum: float | None = None,
@@ -137,15 +140,16 @@ class SegmentationTask(lightning.LightningModule):
         """
         content = read_checkpoint(path)
         known = inspect.signature(cls).parameters.keys()
-        given = content["hyper_parameters"] | changes
-        if not set(given.get("loss") or ()) <= LOSSES.keys():
+        given = {key: value for key, value in (content["hyper_parameters"] | changes).items() if key in known}
+        loss = given.get("loss")
+        if isinstance(loss, Mapping) and not loss.keys() <= LOSSES.keys():
             # The loss of a plugin, which predicting does not need.
             given |= {"loss": None, "class_weights": None}
         try:
-            task = cls(**{key: value for key, value in given.items() if key in known})
+            task = cls(**given)
             task.load_state_dict(content["state_dict"])
-        except UserError:
-            raise
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         except (TypeError, AttributeError, RuntimeError, ValueError, LookupError, OverflowError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{path}: weights and settings do not fit each other ({reason})") from error

@@ -1,6 +1,5 @@
 """Quantise an exported graph to 8 bits with onnxruntime, after rewriting it for onnxruntime's 8-bit kernels."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from flexunet_pl.core.files import atomic_path
+from flexunet_pl.core.files import atomic_path, scratch_folder
 from flexunet_pl.export.int8.blocks import narrow_level_on_blocks
 from flexunet_pl.export.int8.graph import Graph, attribute
 from flexunet_pl.export.int8.layout import (
@@ -67,8 +66,8 @@ def quantize_model(
     for rewrite in rewrites:
         rewrite(graph)
     model = onnx.shape_inference.infer_shapes(graph.to_model())
-    with tempfile.TemporaryDirectory(prefix="int8-") as folder:
-        rewritten = Path(folder) / "rewritten.onnx"
+    with scratch_folder() as folder:
+        rewritten = folder / "rewritten.onnx"
         onnx.save(model, rewritten)
         calibrator = create_calibrator(
             rewritten,
