@@ -25,8 +25,8 @@ def audit(
         data: Folder with train, valid and test (each with images and masks), or with images and masks.
         strict: Whether warnings alone make the exit code 1.
         out: Where to write audit.json and audit.html; by default into the data set's folder.
-        palette: YAML file with class names and colours; by default palette.yaml in the folder, else the colours that
-            cover areas in the masks.
+        palette: YAML file with class names and colours, or a config that has them; by default palette.yaml in the
+            folder, else the colours that cover areas in the masks.
         source_pattern: Regular expression with one group around the part of a name that all pictures of a source
             share; without it the variant prefixes of the FlexUNet family are taken off.
         near_duplicates: Whether to look for images that look alike under different names.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flexunet_pl.cli.parser import call
-from flexunet_pl.core.console import say
+from flexunet_pl.core.console import note, say
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.curation.prepare.options import Settings
 
@@ -65,13 +65,16 @@ def prepare_folders(
         out: The folder of the data set, new or empty.
         mask_suffix: Ending of a mask's name that its image's name lacks, such as _mask; by default the names are the
             same, and the mask is the file in a folder masks, or the PNG of the two.
-        defect_free: The class folder whose images have no defect and need no mask.
+        defect_free: The class folder whose images have no defect and need no mask; by default it is found by its
+            masks, which mark nothing or are not there.
         strip_prefix: Prefix to remove from folder names to get class names, such as MT_.
         **settings: The options of all sources, see Settings.
     """
     from flexunet_pl.curation.prepare.class_folders import read_folders
 
-    found, problems = read_folders(src, mask_suffix, defect_free, strip_prefix)
+    found, problems, notes = read_folders(src, mask_suffix, defect_free, strip_prefix)
+    if notes:
+        note(*notes)
     return _labelled(found, problems, src, out, Settings(**settings))
 
 
@@ -118,7 +121,8 @@ def prepare_masks(
         src: The folder of the masks.
         out: The folder to write to, new or empty.
         to: color (PNG in exact palette colours), index (PNG of indices with the palette) or npz (one-hot, H x W x K).
-        palette: YAML file with class names and colours; by default palette.yaml in SRC or above it.
+        palette: YAML file with class names and colours, or a config that has them; by default palette.yaml in SRC or
+            above it.
         antialiased_masks: Whether blended mask colours are moved to a neighbouring class.
         update: Whether OUT may hold masks already; only missing ones are added.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import imagehash
 import numpy as np
@@ -19,10 +20,20 @@ ORIENTATIONS = 8
 LEAST_CONTRAST = 1.0
 # Two sides that differ by less come from one camera at one scale.
 SAME_SCALE = 1.15
-LARGEST_SHIFT = THUMBNAIL // 10
-FRAME = THUMBNAIL + THUMBNAIL // 4
 
 Floats = npt.NDArray[np.float32]
+
+
+class Scale(NamedTuple):
+    """What is compared: longest side in pixels, and what local brightness and contrast are, see ``_flattened``."""
+
+    side: int
+    sigma: float
+    floor: float
+
+
+COARSE = Scale(THUMBNAIL, sigma=3, floor=1.5)
+FINE = Scale(256, sigma=1.5, floor=1)
 
 
 @dataclass(frozen=True)
@@ -67,24 +78,46 @@ def orientations(array: UInt8Array) -> Iterator[UInt8Array]:
 
 
 def likeness(one: Appearance, other: Appearance, orientation: int = 0) -> float:
-    """Return the correlation -1..1 of the fine structure of two pictures, the second in this orientation.
+    """Return the correlation -1..1 of the structure of two pictures, the second in this orientation.
 
     Slow changes of brightness and local contrast are taken out, and a shift of up to a tenth of the side is allowed.
     Pictures of nearly one size are compared at one scale, others stretched to a square.
     """
-    turned = list(orientations(other.thumbnail))[orientation]
-    other_size = other.size if orientation < ORIENTATIONS // 2 else other.size[::-1]
-    sizes = np.array([one.size, other_size], dtype=np.float64)
+    return _compare((one.thumbnail, one.size), (other.thumbnail, other.size), orientation, COARSE)
+
+
+def fine_likeness(one: UInt8Array, other: UInt8Array, orientation: int = 0) -> float:
+    """Return the correlation -1..1 of noise and grain of two images uint8 (H, W, C), the second in this orientation."""
+    first, second = ((_reduced(image, FINE.side), (image.shape[0], image.shape[1])) for image in (one, other))
+    return _compare(first, second, orientation, FINE)
+
+
+def _reduced(image: UInt8Array, side: int) -> UInt8Array:
+    """Return an image uint8 (H, W, C) as grey uint8 (H', W'), longest side at most ``side``."""
+    picture = Image.fromarray(np.ascontiguousarray(image[..., :3] if image.shape[2] >= 3 else image[..., 0]))
+    scale = min(1.0, side / max(picture.size))
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    return np.asarray(picture.convert("L").resize((width, height), Image.Resampling.BOX))
+
+
+def _compare(
+    one: tuple[UInt8Array, tuple[int, int]], other: tuple[UInt8Array, tuple[int, int]], orientation: int, scale: Scale
+) -> float:
+    """Return the correlation at the best shift of two reduced grey pictures with their own (height, width)."""
+    turned = list(orientations(other[0]))[orientation]
+    other_size = other[1] if orientation < ORIENTATIONS // 2 else other[1][::-1]
+    sizes = np.array([one[1], other_size], dtype=np.float64)
     if (sizes.max(axis=0) / sizes.min(axis=0)).max() <= SAME_SCALE:
-        scale = THUMBNAIL / max(sizes.max(), THUMBNAIL)
-        shapes = np.maximum(1, np.rint(sizes * scale)).astype(int)
+        factor = scale.side / max(sizes.max(), scale.side)
+        shapes = np.maximum(1, np.rint(sizes * factor)).astype(int)
     else:
-        shapes = np.full((2, 2), THUMBNAIL)
+        shapes = np.full((2, 2), scale.side)
     first, second = (
-        np.asarray(Image.fromarray(thumbnail).resize((width, height), Image.Resampling.BILINEAR))
-        for thumbnail, (height, width) in zip((one.thumbnail, turned), shapes.tolist(), strict=True)
+        np.asarray(Image.fromarray(reduced).resize((width, height), Image.Resampling.BILINEAR))
+        for reduced, (height, width) in zip((one[0], turned), shapes.tolist(), strict=True)
     )
-    return _correlation(_flattened(first, sigma=3, floor=1.5), _flattened(second, sigma=3, floor=1.5))
+    flat, other_flat = (_flattened(levels, scale.sigma, scale.floor) for levels in (first, second))
+    return _correlation(flat, other_flat, scale.side)
 
 
 def _flattened(grey: UInt8Array, sigma: float, floor: float) -> Floats:
@@ -95,11 +128,12 @@ def _flattened(grey: UInt8Array, sigma: float, floor: float) -> Floats:
     return np.asarray(detail / spread, dtype=np.float32)
 
 
-def _correlation(first: Floats, second: Floats) -> float:
+def _correlation(first: Floats, second: Floats, side: int) -> float:
     """Return the correlation of two arrays (H, W) over what they share at the best shift."""
-    spectrum = np.fft.rfft2(first, (FRAME, FRAME)) * np.conj(np.fft.rfft2(second, (FRAME, FRAME)))
-    shifts = np.arange(-LARGEST_SHIFT, LARGEST_SHIFT + 1)
-    by_shift = np.fft.irfft2(spectrum, (FRAME, FRAME))[np.ix_(shifts, shifts)]
+    frame, largest = side + side // 4, side // 10
+    spectrum = np.fft.rfft2(first, (frame, frame)) * np.conj(np.fft.rfft2(second, (frame, frame)))
+    shifts = np.arange(-largest, largest + 1)
+    by_shift = np.fft.irfft2(spectrum, (frame, frame))[np.ix_(shifts, shifts)]
     down, right = (int(shifts[place]) for place in np.unravel_index(by_shift.argmax(), by_shift.shape))
     height = min(first.shape[0] - max(down, 0), second.shape[0] - max(-down, 0))
     width = min(first.shape[1] - max(right, 0), second.shape[1] - max(-right, 0))

@@ -4,6 +4,7 @@ import colorsys
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def grown_palette(names: Iterable[str], base: Palette | None = None) -> Palette:
         return Palette.from_mapping(known | new)
     # Classes go on where those of the base end; ignore is no class and stays last.
     classes = {name: known[name] for name in base.names}
-    return Palette.from_mapping(classes | new | {name: known[name] for name in known if name not in classes})
+    grown = Palette.from_mapping(classes | new | {name: known[name] for name in known if name not in classes})
+    return replace(grown, nearest=base.nearest)
 
 
 def check_class_name(label: str, origin: Path) -> None:
@@ -65,7 +67,7 @@ def with_ignore(palette: Palette) -> Palette:
     if palette.ignore is not None:
         return palette
     color = next(color for color in itertools.chain([WHITE], _colors()) if color not in palette.colors)
-    return Palette(palette.names, palette.colors, color)
+    return replace(palette, ignore=color)
 
 
 def infer_palette(masks: Sequence[Path]) -> Palette:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,13 +52,15 @@ class SegmentationDataModule(lightning.LightningDataModule):
         test_masks: Folder of the test masks, instead of the one in root.
         predict_dir: Folder of the images to predict.
         palette: Class names and mask colours as an ordered map, background first, with an optional "ignore"; or the
-            path of a YAML file with this map. By default root/palette.yaml.
+            path of a YAML file with this map, or of a config that has it. By default root/palette.yaml.
         image_size: Working size in pixels, one side of a square or [height, width].
         resize: How an image gets there: stretch (aspect ignored), letterbox (longest side, then padded), none.
         crop_size: Side of the random square crop taken in training, after resizing; none by default.
         channels: Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or any number with .npy images.
         sixteen_bit: How 16-bit images become 8-bit: full_range or min_max; without it they are refused.
         antialiased_masks: Whether blended mask colours are moved to the nearest neighbouring class.
+        nearest_classes: Classes of which the nearest takes mask pixels whose colour is in no class; by default such a
+            pixel is an error.
         batch_size: Images in a batch and process.
         num_workers: Processes that read and augment; 0 reads in the training process.
         augment: Joint random changes of training images and masks, from name to options.
@@ -85,6 +88,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         channels: Channels = 3,
         sixteen_bit: str | None = None,
         antialiased_masks: bool = False,
+        nearest_classes: list[str] | None = None,
         batch_size: Annotated[int, Range(1, 65_536)] = 2,
         num_workers: Annotated[int, Range(0, 256)] = 2,
         augment: dict[str, Any] | None = None,
@@ -109,6 +113,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             folders={key: Path(folder) for key, folder in given.items() if folder is not None},
         )
         self.palette = find_palette(palette, root, synthetic_images)
+        if nearest_classes is not None:
+            self.palette = replace(self.palette, nearest=tuple(nearest_classes))
         self.rules = ReadingRules(channels, sixteen_bit, antialiased_masks)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
@@ -165,11 +171,10 @@ class SegmentationDataModule(lightning.LightningDataModule):
         # A root that does not exist is one problem, not one for each split.
         raise_problems(list(dict.fromkeys(problems)), after=" in the data set")
         if moved:
-            logger.info(
-                "Anti-aliased masks: %d pixels in %d files were moved to the nearest neighbouring class.",
-                sum(moved.values()),
-                len(moved),
-            )
+            nearest = self.palette.nearest
+            why = "Colours of no class" if nearest else "Anti-aliased masks"
+            where = f"the nearest of {', '.join(nearest)}" if nearest else "the nearest neighbouring class"
+            logger.info("%s: %d pixels in %d files were moved to %s.", why, sum(moved.values()), len(moved), where)
 
     def pairs(self, split: str) -> list[Pair]:
         """Return the pairs of a split, sorted by name; raise UserError if a folder does not exist or holds no image."""

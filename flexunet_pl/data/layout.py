@@ -40,13 +40,23 @@ class Layout:
                 _check_root(self.root)
                 folder = self.root / split / kind
             if not folder.is_dir():
-                origin = f"data.{key}" if key in self.folders else "data.root"
-                # A data set made with folds has no valid of its own.
-                is_folded = split == "valid" and self.root is not None and (self.root / "train").is_dir()
-                hint = ", or choose the fold that validates with --data.fold 0" if is_folded else ""
-                raise UserError(f"{origin}: the folder {folder} does not exist; check the path{hint}")
+                raise UserError(self._missing(split, key, folder))
             found.append(folder)
         return found[0], found[1]
+
+    def _missing(self, split: str, key: str, folder: Path) -> str:
+        """Say that a folder does not exist, and what to do where the data set has other splits."""
+        if key in self.folders or self.root is None:
+            return f"data.{key}: the folder {folder} does not exist; check the path"
+        others = [name for name in SPLITS if (self.root / name / "images").is_dir()]
+        if split in others or not others:
+            return f"data.root: the folder {folder} does not exist; check the path"
+        # A data set made with folds has no valid of its own.
+        fold = ", choose the fold that validates with --data.fold 0 if it was made with --folds" * (split == "valid")
+        return (
+            f"data.root={self.root}: has no {split} split, only {' and '.join(others)} ({folder} does not exist); "
+            f"prepare it with a share for {split}{fold}, or give data.{split}_images and data.{split}_masks"
+        )
 
 
 def find_palette(palette: Mapping[str, Any] | str | None, root: str | None, synthetic_images: int = 0) -> Palette:

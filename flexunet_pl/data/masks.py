@@ -40,7 +40,8 @@ def read_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Arr
             neighbours, instead of being an error.
 
     Returns:
-        The indices, and how many anti-aliased pixels were moved.
+        The indices, and how many pixels were moved: anti-aliased ones, and those that got a class of
+        ``palette.nearest``.
 
     Raises:
         UserError: If the file cannot be read, or has a colour or index of no class; the message says which, how
@@ -54,6 +55,8 @@ def read_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Arr
             image.load()
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a mask ({error}); replace the file") from error
+    if palette.nearest:  # a colour is never an index then
+        return _from_colors(path, np.asarray(image.convert("RGB")), palette, antialiased)
     if image.mode == "P":
         by_color, unknown = palette.encode(np.asarray(image.convert("RGB")))
         return (_checked_indices(path, np.asarray(image), palette), 0) if unknown.any() else (by_color, 0)
@@ -120,6 +123,10 @@ def _from_colors(path: Path, mask_rgb: UInt8Array, palette: Palette, antialiased
         mask_index, still_unknown = _resolve_edges(mask_rgb, mask_index, unknown, palette)
         moved = int(unknown.sum() - still_unknown.sum())
         unknown = still_unknown
+    if palette.nearest and unknown.any():
+        mask_index = mask_index.copy()
+        mask_index[unknown] = palette.nearest_class(mask_rgb[unknown])
+        return mask_index, moved + int(unknown.sum())
     if unknown.any():
         places = np.argwhere(unknown)
         row, column = (int(place) for place in places[0])

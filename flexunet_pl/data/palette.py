@@ -1,7 +1,7 @@
 """Class names and colours <-> class indices: the one owner of what class is what."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.files import write_text
 from flexunet_pl.core.yaml_text import load_yaml
 
@@ -30,11 +30,13 @@ class Palette:
         names: Class names, unique, background first.
         colors: One (red, green, blue) colour in 0..255 for each name, unique.
         ignore: The colour of pixels that count nowhere, or None. Its class index is 255.
+        nearest: Names of classes; a mask colour of no class counts as the nearest of these. Without any it is an error.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     ignore: Color | None = None
+    nearest: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UserError if there are too few or too many classes, or two share a colour."""
@@ -42,6 +44,11 @@ class Palette:
             raise UserError(
                 f"palette: {len(self.names)} classes; a palette has 2 to {MAX_CLASSES}, background first. "
                 "Write it as an ordered map, such as {background: [0, 0, 0], crack: [0, 0, 255]}"
+            )
+        if unknown := [name for name in self.nearest if name not in self.names]:
+            raise UserError(
+                f"data.nearest_classes: {unknown[0]!r} is no class; choose from {', '.join(self.names)}"
+                f"{suggestion(unknown[0], self.names)}"
             )
         owner: dict[Color, str] = {}
         for name, color in self._entries():
@@ -72,14 +79,29 @@ class Palette:
 
     @classmethod
     def load(cls, path: Path) -> "Palette":
-        """Read a palette from a YAML file; raise UserError if it cannot be read or is no palette."""
+        """Read a palette from a YAML file, or from ``data.palette`` of a config.
+
+        Raises:
+            UserError: If the file cannot be read, or holds no palette.
+        """
         try:
-            mapping = load_yaml(path.read_text(encoding="utf-8"))
+            content = load_yaml(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(
-                f"{path}: cannot be read as a palette ({error}); write it as YAML, NAME: [r, g, b]"
+                f"{path}: cannot be read as a palette ({error}); write it as YAML, NAME: [r, g, b], or name a config "
+                "with data.palette"
             ) from error
-        return cls.from_mapping(mapping, origin=str(path))
+        data = content.get("data") if isinstance(content, Mapping) else None
+        if not isinstance(data, Mapping):
+            return cls.from_mapping(content, origin=str(path))
+        mapping = data.get("palette")
+        if isinstance(mapping, str):
+            beside = path.parent / mapping
+            return cls.load(beside if beside.is_file() else Path(mapping))
+        if mapping is None:
+            raise UserError(f"{path}: is a config without data.palette; give a file of class names and colours")
+        palette = cls.from_mapping(mapping, origin=f"{path}: data.palette")
+        return replace(palette, nearest=tuple(map(str, data.get("nearest_classes") or ())))
 
     def save(self, path: Path) -> None:
         """Write the palette to a YAML file that :meth:`load` reads, atomically."""
@@ -101,6 +123,13 @@ class Palette:
     def flat(self) -> list[int]:
         """Return 768 numbers for ``PIL.Image.putpalette``: the colour of each of the 256 indices."""
         return [int(value) for value in self._color_table.reshape(-1)]
+
+    def nearest_class(self, mask_rgb: UInt8Array) -> UInt8Array:
+        """Map colours uint8 (N, 3) to the indices uint8 (N) of the nearest of ``nearest``, of equal ones the first."""
+        indices = np.array([self.names.index(name) for name in self.nearest], dtype=np.uint8)
+        colors, place = np.unique(mask_rgb, axis=0, return_inverse=True)
+        apart = colors[:, None].astype(np.int64) - self.decode(indices)[None]
+        return np.asarray(indices[(apart**2).sum(axis=2).argmin(axis=1)][place.reshape(-1)], dtype=np.uint8)
 
     @cached_property
     def _codes(self) -> npt.NDArray[np.uint32]:

@@ -6,11 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.types import Pair, Problem, raise_problems
-from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, read_manifest, sha256_of
 from flexunet_pl.data.masks import read_mask
@@ -72,21 +69,6 @@ def find_images_with_truth(
     return ImageSet(pairs, root, antialiased, groups, leaks, facts)
 
 
-def read_palette(path: Path) -> Palette:
-    """Read a palette from a YAML file, or from ``data.palette`` of a config.
-
-    Raises:
-        UserError: If it is not a palette.
-    """
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--palette {path}: cannot be read as YAML ({error}); give a palette or a config") from error
-    if isinstance(content, dict) and isinstance(content.get("data"), dict) and "palette" in content["data"]:
-        return Palette.from_mapping(content["data"]["palette"], f"{path}: data.palette")
-    return Palette.from_mapping(content, str(path))
-
-
 def palette_of_truth(given: Path | None, found: ImageSet, models: Sequence[Palette | None]) -> Palette:
     """Return the palette that the truth is read with, and whose classes all models share.
 
@@ -95,7 +77,7 @@ def palette_of_truth(given: Path | None, found: ImageSet, models: Sequence[Palet
     """
     known = [palette for palette in models if palette is not None]
     if given is not None:
-        palette = read_palette(given)
+        palette = Palette.load(given)
     elif found.root is not None and (found.root / PALETTE_FILE).is_file():
         palette = Palette.load(found.root / PALETTE_FILE)
     elif known:

@@ -8,6 +8,7 @@ from typing import Any
 from flexunet_pl.migrate.augment import LENSES, SECTIONS, build_augment
 from flexunet_pl.migrate.keys import KEYS, place_of
 from flexunet_pl.migrate.network import Network
+from flexunet_pl.migrate.palette import MAP
 from flexunet_pl.migrate.project import Project
 
 SPLITS = [f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")]
@@ -157,7 +158,7 @@ def _data(project: Project, network: Network, palette: dict[str, list[int]], out
     return {
         **folders,
         "palette": palette,
-        "antialiased_masks": True,
+        **_mask_colors(project, palette),
         "image_size": height if height == width else [height, width],
         "resize": "stretch",
         "channels": network.settings["in_channels"],
@@ -165,6 +166,14 @@ def _data(project: Project, network: Network, palette: dict[str, list[int]], out
         "num_workers": 2,
         **({} if augment is None else {"augment": augment}),
     }
+
+
+def _mask_colors(project: Project, palette: dict[str, list[int]]) -> dict[str, Any]:
+    """Return how mask colours of no class are read; the original takes the nearest colour of its map, always."""
+    if not project.as_run:
+        return {"antialiased_masks": True}
+    colors = [list(color) for color in project[MAP]]
+    return {"antialiased_masks": False, "nearest_classes": [name for name in palette if palette[name] in colors]}
 
 
 def _folder(project: Project, name: str, out: Path) -> str:

@@ -5,16 +5,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jsonargparse import Namespace, get_loader
 
 from flexunet_pl.training import runs
+from flexunet_pl.training.data_paths import PATH_KEYS
 from flexunet_pl.training.parser import MODE
-
-SPLIT_FOLDERS = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")]
-PATH_KEYS = ("root", "predict_dir", *SPLIT_FOLDERS)
 
 
 def given_keys(words: Sequence[str]) -> set[str]:
@@ -69,18 +66,6 @@ def portable(config: Namespace, run_dir: Path) -> Namespace:
     runs.relative_folders([*loggers, *(config.trainer.callbacks or [])], run_dir)
     for key in PATH_KEYS:
         path = config.data.get(key)
-        if path is not None and not Path(path).is_absolute():
+        if isinstance(path, str) and not Path(path).is_absolute():
             config.data[key] = os.path.relpath(path, run_dir)
     return config
-
-
-def resolve_paths(data: Any, config_files: Sequence[Path], given: set[str]) -> None:
-    """Resolve relative data paths of config files, in place: next to the file, or else in the working directory."""
-    for key in PATH_KEYS:
-        path = data.get(key)
-        if path is None or f"data.{key}" in given:
-            continue
-        beside = [file.parent / path for file in config_files if (file.parent / path).exists()]
-        if beside:
-            is_absolute = Path(path).is_absolute()  # and stays so
-            data[key] = str(path) if is_absolute else os.path.relpath(beside[-1])

@@ -22,7 +22,8 @@ from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.nn.networks import flat_settings, nested_settings
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
-from flexunet_pl.training.config_files import given_keys, portable, resolve_paths, with_saved_config
+from flexunet_pl.training.config_files import given_keys, portable, with_saved_config
+from flexunet_pl.training.data_paths import check_palette_of_root, configs_first, resolve_data
 from flexunet_pl.training.defaults import MONITOR_HELP, PATIENCE_HELP, TRAINER_HELP, DefaultsParser, fill_defaults
 from flexunet_pl.training.guard import Guard
 from flexunet_pl.training.log_filter import quieten_lightning
@@ -81,7 +82,8 @@ class TrainerCLI(LightningCLI):
         """Parse ``arguments``, beginning with the command, and run it; ``resources`` are given back after it."""
         self.resources = resources
         self.given = given_keys(arguments)
-        self.arguments, self.plugins = load_plugins(with_saved_config(arguments, self.given))
+        words, self.plugins = load_plugins(with_saved_config(arguments, self.given))
+        self.arguments = configs_first(words)
         options = {"allow_abbrev": False, "parser_mode": MODE, "prog": PROGRAM}
         super().__init__(
             SegmentationTask,
@@ -146,18 +148,27 @@ class TrainerCLI(LightningCLI):
         name = runs.run_name(self.config_files[0]) if self.config_files else None
         if command == "tune":
             self.run_dir = self.resources.enter_context(scratch_folder())
-            resolve_paths(config.data, self.config_files, self.given)
+            self._resolve_data(config)
             return
         choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
         self.run_dir, checkpoint = choose(config.run_dir, name, config.ckpt_path)
         runs.announce(self.run_dir)
         if command == "fit":
             self.resources.enter_context(runs.reserved(self.run_dir))
-        resolve_paths(config.data, self.config_files, self.given)
+        self._resolve_data(config)
         if checkpoint is not None:
             config.ckpt_path = str(checkpoint)
-            self._take_settings(config, flat_settings(read_checkpoint(checkpoint)["hyper_parameters"]))
+            settings = flat_settings(read_checkpoint(checkpoint)["hyper_parameters"])
+            self._take_settings(config, settings)
+            if command != "predict":
+                for line in check_palette_of_root(config.data, settings["palette"], self.given):
+                    _say(line)
         config.run_dir = str(self.run_dir)
+
+    def _resolve_data(self, config: Namespace) -> None:
+        if isinstance(config.data, Namespace):
+            for line in resolve_data(config.data, self.config_files, self.given):
+                _say(line)
 
     def _take_settings(self, config: Namespace, hyper_parameters: dict[str, Any]) -> None:
         """Overwrite settings of the config files with those of the checkpoint, and print the differences once."""

@@ -103,13 +103,15 @@ def test_two_folders_of_one_class_or_of_no_class_are_refused(tmp_path: Path) -> 
 
 
 def test_a_class_that_marks_nothing_is_no_class(tmp_path: Path) -> None:
-    for label, mask in (("dent", spot()), ("Free", np.zeros((64, 64)))):
+    for label, mask in (("dent", np.zeros((64, 64))), ("Free", np.zeros((64, 64)))):
         for number in range(3):
             write_image(tmp_path / "src" / label / f"{number}.jpg", surface(number + len(label)))
             write_image(tmp_path / "src" / label / f"{number}.png", mask.astype(np.uint8))
     with pytest.raises(UserError, match="'Free' marks a pixel; if its images have no defect, give --defect_free Free"):
         prepare("folders", tmp_path / "src", tmp_path / "out", "--near_duplicates", "off")
     assert not (tmp_path / "out").exists()
+    for number in range(3):
+        write_image(tmp_path / "src" / "dent" / f"{number}.png", spot().astype(np.uint8))
     assert len(prepare("folders", tmp_path / "src", tmp_path / "out", "--defect_free", "Free")) == 6
 
 

@@ -268,6 +268,43 @@ def test_class_folders_that_contradict_themselves_are_refused(tmp_path: Path) ->
         prepare("folders", tmp_path / "src", tmp_path / "out", "--defect_free", "fine")
 
 
+@pytest.mark.parametrize("good", ["good", "ok", "Free", "zzz"])
+@pytest.mark.parametrize("masks", ["empty", "absent"])
+def test_the_defect_free_folder_is_found_by_its_masks(
+    good: str, masks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    for number in range(4):
+        write_image(tmp_path / "src" / good / f"{number}.jpg", surface(number))
+        write_image(tmp_path / "src" / "dent" / f"{number}.jpg", surface(10 + number))
+        mask[:8, :8] = 255
+        write_image(tmp_path / "src" / "dent" / f"{number}.png", mask)
+        if masks == "empty":
+            write_image(tmp_path / "src" / good / f"{number}.png", mask * np.uint8(0))
+    assert prepare("folders", tmp_path / "src", tmp_path / "out") == 0
+    rows = check_whole(tmp_path / "out")
+    assert {row.name.split("_")[0]: row.classes for row in rows} == {good: (), "dent": ("dent",)}
+    assert Palette.load(tmp_path / "out" / "palette.yaml").names == ("background", "dent")
+    reason = {"empty": "no mask in it marks a pixel", "absent": "it is the only folder without masks"}[masks]
+    assert f"{tmp_path / 'src' / good}: taken as defect-free, since {reason}" in capsys.readouterr().err
+
+
+def test_which_of_two_folders_without_masks_is_defect_free_is_asked(tmp_path: Path) -> None:
+    mask = np.full((64, 64), 255, dtype=np.uint8)
+    write_image(tmp_path / "src" / "dent" / "0.jpg", surface(0))
+    write_image(tmp_path / "src" / "dent" / "0.png", mask)
+    write_image(tmp_path / "src" / "good" / "1.jpg", surface(1))
+    write_image(tmp_path / "src" / "hole" / "2.jpg", surface(2))
+    with pytest.raises(UserError, match=r"(?s)2 problems.*--defect_free"):
+        prepare("folders", tmp_path / "src", tmp_path / "out")
+    # Masks under another name are no reason to take a class for defect-free.
+    (tmp_path / "src" / "good" / "1.jpg").unlink()
+    (tmp_path / "src" / "good").rmdir()
+    write_image(tmp_path / "src" / "hole" / "2_mask.png", mask)
+    with pytest.raises(UserError, match=r"1 files such as 2_mask\.png look like masks"):
+        prepare("folders", tmp_path / "src", tmp_path / "out")
+
+
 # Pairs
 
 
@@ -354,8 +391,46 @@ def test_fractions_and_empty_splits(category: Path, tmp_path: Path) -> None:
     assert prepare("mvtec", category, tmp_path / "out", "--valid", 0.2, "--test", 0) == 0
     splits = [row.split for row in check_whole(tmp_path / "out")]
     assert {split: splits.count(split) for split in set(splits)} == {"train": 19, "valid": 4}
-    with pytest.raises(UserError, match="their sum below 1"):
-        prepare("mvtec", category, tmp_path / "none", "--valid", 0.6, "--test", 0.4)
+    with pytest.raises(UserError, match="their sum at most 1"):
+        prepare("mvtec", category, tmp_path / "none", "--valid", 0.7, "--test", 0.4)
+    with pytest.raises(UserError, match="no image is left for the folds"):
+        prepare("mvtec", category, tmp_path / "none", "--folds", 3, "--test", 1)
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "splits"),
+    [
+        pytest.param(0, 1, {"test"}, id="test alone"),
+        pytest.param(1, None, {"valid"}, id="valid alone, which leaves test nothing"),
+        pytest.param(0, 0, {"train"}, id="train alone"),
+        pytest.param(0.9, 0.1, {"valid", "test"}, id="no train, shares with a rounding error"),
+    ],
+)
+def test_any_split_may_be_empty(
+    valid: float,
+    test: float | None,
+    splits: set[str],
+    category: Path,
+    tiny_config: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    shares = ["--valid", valid, *([] if test is None else ["--test", test])]
+    assert prepare("mvtec", category, out, *shares, "--merge_defects", "true") == 0
+    assert {row.split for row in check_whole(out)} == splits
+    assert main(["audit", str(out)]) == 0
+    common = ["--config", str(tiny_config), "--data.root", str(out), "--run_dir", str(tmp_path / "run")]
+    command = {"test": "test", "valid": "validate"}
+    for split in splits & command.keys():
+        assert main([command[split], *common, "--ckpt_path", str(tiny_checkpoint)]) == 0
+    capsys.readouterr()
+    assert main(["fit", *common]) == 2
+    error = capsys.readouterr().err
+    missing = [split for split in ("train", "valid") if split not in splits]
+    assert error.count("has no") == len(missing)
+    assert all(f"has no {split} split, only" in error and f"a share for {split}" in error for split in missing)
 
 
 def test_folds_lie_in_train_and_the_manifest_tells_them_apart(category: Path, tmp_path: Path) -> None:

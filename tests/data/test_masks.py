@@ -1,5 +1,6 @@
 """Masks of every kind become class indices; blended edges only where asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,19 @@ def test_real_masks_have_the_blended_pixels_that_were_counted(shared_dir: Path) 
             is_exact |= (mask_rgb == color).all(axis=2)
         pixels += int((~is_exact).sum())
     assert sum(moved.values()) == pixels > 0
+
+
+def test_a_colour_of_no_class_counts_as_the_nearest_of_those_named(tmp_path: Path) -> None:
+    """Cyan is as far from green as from blue, and the first wins; grey is nearest to black, orange to red."""
+    palette = Palette.from_mapping(
+        {"background": [0, 0, 0], "a": [0, 255, 0], "b": [255, 0, 0], "c": [0, 0, 255], "fresh": [0, 255, 175]}
+    )
+    colors = [[0, 255, 255], [255, 165, 0], [60, 60, 60], [0, 0, 255]]
+    Image.fromarray(np.array([colors], dtype=np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="3 pixels have a colour in no palette"):
+        read_mask(tmp_path / "mask.png", palette, antialiased=False)
+    lenient = replace(palette, nearest=("background", "a", "b", "c"))
+    mask_index, moved = read_mask(tmp_path / "mask.png", lenient, antialiased=False)
+    assert (mask_index.tolist(), moved) == ([[1, 2, 0, 3]], 3)
+    with pytest.raises(UserError, match=r"data\.nearest_classes: 'backgrund' is no class.*did you mean 'background'"):
+        replace(palette, nearest=("backgrund",))

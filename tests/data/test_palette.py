@@ -63,3 +63,16 @@ def test_a_file_that_is_no_palette_is_named(tmp_path: Path, content: bytes) -> N
         Palette.load(path)
     with pytest.raises(UserError, match=r"absent\.yaml"):
         Palette.load(tmp_path / "absent.yaml")
+
+
+def test_a_config_is_read_as_the_palette_in_it(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "model: {}\ndata: {palette: {background: [0, 0, 0], crack: [0, 0, 255]}, nearest_classes: [background]}\n"
+    )
+    (tmp_path / "by_name.yaml").write_text("data: {palette: run.yaml}\n")
+    for name in ("run.yaml", "by_name.yaml"):
+        palette = Palette.load(tmp_path / name)
+        assert (palette.names, palette.nearest) == (("background", "crack"), ("background",))
+    (tmp_path / "bare.yaml").write_text("data: {root: tiles}\n")
+    with pytest.raises(UserError, match=r"bare\.yaml: is a config without data\.palette"):
+        Palette.load(tmp_path / "bare.yaml")

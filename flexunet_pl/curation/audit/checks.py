@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from scipy.cluster.hierarchy import DisjointSet
@@ -14,7 +15,9 @@ from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Pair, Problem, collected
 from flexunet_pl.curation.audit.inspection import NOTE, WARNING, Inspection, inspect
 from flexunet_pl.curation.audit.leaks import Leaks, find_leaks
+from flexunet_pl.curation.conversion import read_any_image
 from flexunet_pl.curation.duplicates import Gallery, NearDuplicates, name_of_joined
+from flexunet_pl.curation.looks import Looks
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
 from flexunet_pl.data.palette import Palette
@@ -75,26 +78,34 @@ def check_dataset(root: Path, palette: Palette, source_pattern: str | None, *, l
         inspected = pool.map(lambda place: inspect(root, place[0], place[1], palette, look), queue)
         for item, appearance in progress(inspected, "Reading images and masks", len(queue)):
             items.append(item)
-            gallery.add(appearance)
+            gallery.add(appearance, partial(read_any_image, root / item.file))
         rows = _manifest(root, findings)
         groups = _groups(items, rows, source_pattern)
-        alike = gallery.near_duplicates(groups) if look else NearDuplicates([], 0)
+        alike = _near_duplicates(gallery, items, groups, rows, root) if look else NearDuplicates([])
     findings += [finding for item in items for finding in item.findings]
     findings += _check_manifest(items, rows, root)
     classes = _count_classes(items, palette)
     findings += _check_masks(items, rows, palette) + _check_balance(items, classes, groups, palette)
-    if alike.look_alikes:
-        message = (
-            f"{alike.look_alikes} images show things so alike in one pose that copies look like different parts; only "
-            "practically identical ones count as near-duplicates"
-        )
-        findings.append(Problem(message, kind="look-alikes", severity=NOTE))
+    if alike.looks.look_alikes:
+        findings.append(Problem(alike.looks.message, kind="look-alikes", severity=NOTE))
     fold_of = {row.name: row.fold for row in rows.values()}
     parts = [
         item.split if fold_of.get(item.name) is None else f"fold {fold_of[item.name]} of {item.split}" for item in items
     ]
     leaks = find_leaks(items, parts, groups, alike)
     return AuditResult(root, palette, items, findings + leaks.findings, leaks, classes, _count_areas(items, palette))
+
+
+def _near_duplicates(
+    gallery: Gallery, items: Sequence[Inspection], groups: Sequence[str], rows: Mapping[str, Row], root: Path
+) -> NearDuplicates:
+    """Search for near-duplicates; where prepare has compared images and judged their looks, only new ones are."""
+    names = [item.name for item in items]
+    looks = Looks.load(root) if rows else None
+    if looks is None:
+        return gallery.near_duplicates(names, groups)
+    is_new = [item.file not in rows or item.sha256 != rows[item.file].sha256 for item in items]
+    return gallery.new_duplicates(names, groups, is_new, looks)
 
 
 def find_all(root: Path, findings: list[Problem]) -> list[tuple[str, Pair]]:
@@ -136,9 +147,12 @@ def _manifest(root: Path, findings: list[Problem]) -> dict[str, Row]:
 
 
 def _groups(items: Sequence[Inspection], rows: Mapping[str, Row], pattern: str | None) -> list[str]:
-    """Return the group of each image: its source by name, joined with what the manifest knows of it."""
+    """Return the group of each image: its source by manifest or name, joined with its group in the manifest."""
     # A source sorts before a group, so what they become bears the name of a source.
-    sources = [f"1 {source_of(item.name, pattern)}" for item in items]
+    sources = [
+        f"1 {rows[item.file].source if pattern is None and item.file in rows else source_of(item.name, pattern)}"
+        for item in items
+    ]
     listed = [f"2 {rows[item.file].group}" if item.file in rows else "" for item in items]
     joined = DisjointSet([*sources, *listed])
     for source, group in zip(sources, listed, strict=True):

@@ -24,7 +24,7 @@ TITLES = {
     "empty": "Masks that mark nothing",
     "manifest": "Files and manifest differ",
     "balance": "Classes that are missing",
-    "look-alikes": "Everything looks alike",
+    "look-alikes": "Sources that look alike",
     "leak": "Leaks between splits",
     "duplicate": "Copies within a split",
     "near-duplicate": "Alike under different names, within a split",

@@ -1,8 +1,10 @@
 """Build a data set from the images found: check, group, split and write."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from scipy.cluster.hierarchy import DisjointSet
@@ -14,14 +16,21 @@ from flexunet_pl.core.types import Problem, raise_problems
 from flexunet_pl.curation.appearance import Appearance, appearance_of
 from flexunet_pl.curation.conversion import Converter, read_any_image
 from flexunet_pl.curation.duplicates import Gallery, name_of_joined
+from flexunet_pl.curation.looks import LOOKS_FILE, Looks
 from flexunet_pl.curation.palette_detection import with_ignore
-from flexunet_pl.curation.prepare.grouping import Grouping, look_for_near_duplicates, source_ids, split_of_groups
+from flexunet_pl.curation.prepare.grouping import (
+    Grouping,
+    join_copies,
+    join_near_duplicates,
+    source_ids,
+    split_of_groups,
+)
 from flexunet_pl.curation.prepare.options import Settings
 from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
 from flexunet_pl.curation.prepare.readers import Found
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.manifest import Row, count_pixels, sha256_of, write_manifest
-from flexunet_pl.data.palette import Palette
+from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.samples import has_sixteen_bits
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.data.splits import fold_groups, make_groups, split_groups
@@ -84,10 +93,11 @@ def build(
     own = {item.name for item in found}
     kept = [row for row in before if row.name not in own]
     with Gallery() as gallery:
-        pixels, moved = _scan(found, converter, gallery if settings.near_duplicates != "off" else None, out)
+        pixels, digest_of, moved = _scan(found, converter, gallery, out)
+        digest_of |= _add_kept(kept, out, gallery)
+        source_of, grouping = _group(found, before, digest_of, settings)
         if settings.near_duplicates != "off":
-            _add_kept(kept, out, gallery)
-        source_of, grouping = _group(found, kept, before, gallery, settings)
+            grouping = _look(gallery, grouping, before, out, join=settings.near_duplicates == "join")
     _check_marked(found, pixels, out)
     pixels |= {row.name: dict(row.pixels) for row in kept}
     rows = [
@@ -99,7 +109,7 @@ def build(
     palette.save(out / PALETTE_FILE)
     rows, written = _write_all(rows, found, out, converter)
     write_manifest(out, rows)
-    _record_near_duplicates(out / NEAR_DUPLICATES_FILE, grouping)
+    _record_near_duplicates(out, grouping)
     return Outcome(
         rows,
         palette,
@@ -112,11 +122,17 @@ def build(
     )
 
 
-def _record_near_duplicates(path: Path, grouping: Grouping) -> None:
-    """Write the pairs that look alike as CSV, after those that an earlier run found."""
+def _record_near_duplicates(out: Path, grouping: Grouping) -> None:
+    """Write the pairs that look alike as CSV, after those of an earlier run, and how they were told apart as JSON."""
+    path = out / NEAR_DUPLICATES_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ["first,second,likeness"]
     lines += [f"{first},{second},{value:.3f}" for first, second, value in grouping.near_duplicates]
     write_text(path, "\n".join(dict.fromkeys(lines)) + "\n")
+    if grouping.joined and grouping.looks is not None:
+        grouping.looks.save(out)
+    else:
+        # Nothing was joined by its looks, so an audit has to compare all images.
+        (out / LOOKS_FILE).unlink(missing_ok=True)
 
 
 def _check_folds(before: Sequence[Row], folds: int, out: Path) -> None:
@@ -126,22 +142,23 @@ def _check_folds(before: Sequence[Row], folds: int, out: Path) -> None:
 
 
 def _scan(
-    found: Sequence[Found], converter: Converter, gallery: Gallery | None, out: Path
-) -> tuple[dict[str, dict[str, int]], int]:
-    """Read everything once; return the class pixels of each name and the number of moved pixels.
+    found: Sequence[Found], converter: Converter, gallery: Gallery, out: Path
+) -> tuple[dict[str, dict[str, int]], dict[str, str], int]:
+    """Read everything once; return the class pixels and the digest of each name, and the number of moved pixels.
 
     Raises all problems together.
     """
 
-    def scan(item: Found) -> tuple[dict[str, int], Appearance | None, int] | Problem:
+    def scan(item: Found) -> tuple[dict[str, int], str, Appearance, int] | Problem:
         try:
             image, mask_index, moved = converter.read(item)
         except UserError as error:
             return Problem(str(error))
         pixels = count_pixels(converter.sizing.fit_mask(mask_index), converter.palette)
-        return pixels, appearance_of(image) if gallery is not None else None, moved
+        return pixels, _digest(converter.sizing.fit_image(image)), appearance_of(image), moved
 
     pixels: dict[str, dict[str, int]] = {}
+    digest_of: dict[str, str] = {}
     all_moved = 0
     problems: list[Problem] = []
     with count_python_warnings(), ThreadPoolExecutor(WORKERS) as pool:
@@ -150,12 +167,15 @@ def _scan(
             if isinstance(result, Problem):
                 problems.append(result)
                 continue
-            pixels[item.name], appearance, moved = result
+            pixels[item.name], digest_of[item.name], appearance, moved = result
             all_moved += moved
-            if gallery is not None:
-                gallery.add(appearance)
+            gallery.add(appearance, partial(read_any_image, item.image))
     raise_problems(problems, f"{out}: ", ", nothing was written")
-    return pixels, all_moved
+    return pixels, digest_of, all_moved
+
+
+def _digest(image: UInt8Array) -> str:
+    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
 
 
 def _check_marked(found: Sequence[Found], pixels: Mapping[str, Mapping[str, int]], out: Path) -> None:
@@ -173,28 +193,45 @@ def _check_marked(found: Sequence[Found], pixels: Mapping[str, Mapping[str, int]
     raise_problems(empty, f"{out}: ", ", nothing was written")
 
 
-def _add_kept(kept: Sequence[Row], out: Path, gallery: Gallery) -> None:
-    """Add the images of an earlier run to the gallery."""
+def _add_kept(kept: Sequence[Row], out: Path, gallery: Gallery) -> dict[str, str]:
+    """Add the images of an earlier run to the gallery, and return their digests by name."""
+
+    def read(row: Row) -> tuple[Appearance, str]:
+        image = read_any_image(out / row.file)
+        return appearance_of(image), _digest(image)
+
+    digest_of = {}
     with ThreadPoolExecutor(WORKERS) as pool:
-        for appearance in pool.map(lambda row: appearance_of(read_any_image(out / row.file)), kept):
-            gallery.add(appearance)
+        for row, (appearance, digest) in zip(kept, pool.map(read, kept), strict=True):
+            gallery.add(appearance, partial(read_any_image, out / row.file))
+            digest_of[row.name] = digest
+    return digest_of
 
 
 def _group(
-    found: Sequence[Found], kept: Sequence[Row], before: Sequence[Row], gallery: Gallery, settings: Settings
+    found: Sequence[Found], before: Sequence[Row], digest_of: Mapping[str, str], settings: Settings
 ) -> tuple[dict[str, str], Grouping]:
-    """Return the source of each name found, and the groups of all names: those found, then those kept."""
+    """Return the source of each name found, and the groups of all names, in the order of ``digest_of``."""
     source_of, group_of = source_ids(found, settings.source_pattern, settings.groups)
     joined = DisjointSet([*group_of.values(), *(row.group for row in before)])
     for row in before:
         joined.merge(row.group, group_of.get(row.name, row.group))
-    names = [item.name for item in found] + [row.name for row in kept]
     joined_name = name_of_joined(joined)
-    group_of |= {row.name: row.group for row in kept}
-    group_of = {name: joined_name[group] for name, group in group_of.items()}
-    if settings.near_duplicates == "off":
-        return source_of, Grouping(group_of, [], joined=False, look_alikes=0)
-    return source_of, look_for_near_duplicates(names, group_of, gallery, settings.near_duplicates == "join")
+    group_of = {row.name: row.group for row in before} | group_of
+    return source_of, join_copies(list(digest_of), {name: joined_name[group_of[name]] for name in digest_of}, digest_of)
+
+
+def _look(gallery: Gallery, grouping: Grouping, before: Sequence[Row], out: Path, *, join: bool) -> Grouping:
+    """Search for near-duplicates; what an earlier run has compared stays as that run has judged it."""
+    names = list(grouping.group_of)
+    groups = list(grouping.group_of.values())
+    looks = Looks.load(out) if before else None
+    if looks is None:
+        result = gallery.near_duplicates(names, groups)
+    else:
+        known = {row.name for row in before}
+        result = gallery.new_duplicates(names, groups, [name not in known for name in names], looks)
+    return join_near_duplicates(names, grouping, result, join=join)
 
 
 def _deal(
@@ -206,10 +243,7 @@ def _deal(
     groups = make_groups(
         {row.name: grouping.group_of[row.name] for row in rows}, {row.name: row.classes for row in rows}
     )
-    shares = {"train": 1 - settings.valid - settings.test, "valid": settings.valid, "test": settings.test}
-    if settings.folds:
-        shares = {"train": 1 - settings.test, "valid": 0.0, "test": settings.test}
-    split_of = split_groups(groups, shares, settings.seed, fixed)
+    split_of = split_groups(groups, settings.shares, settings.seed, fixed)
     fold_of: dict[str, int] = {}
     if settings.folds:
         folded = [group for group in groups if split_of[group.name] != "test"]

@@ -1,16 +1,16 @@
 """Find images and two-valued masks in class folders, nested to any depth."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.types import Problem
+from flexunet_pl.curation.conversion import read_two_valued
 from flexunet_pl.curation.prepare.readers import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     NO_CLASS,
     Found,
-    Reading,
     check_folder,
     subfolders,
     unique,
@@ -24,7 +24,9 @@ USUAL_MASK_SUFFIXES = ("_mask", "-mask", "_masks", "_gt", "_label", "_seg", "_m"
 Files = dict[str, Path]
 
 
-def read_folders(src: Path, mask_suffix: str = "", defect_free: str | None = None, strip_prefix: str = "") -> Reading:
+def read_folders(
+    src: Path, mask_suffix: str = "", defect_free: str | None = None, strip_prefix: str = ""
+) -> tuple[list[Found], list[Problem], list[str]]:
     """Read class folders that hold images and two-valued masks, side by side or in folders below, nested to any depth.
 
     Of two files with one stem the mask is the one in a folder called ``masks`` or so, else the only PNG.
@@ -32,8 +34,12 @@ def read_folders(src: Path, mask_suffix: str = "", defect_free: str | None = Non
     Args:
         src: The folder of the class folders.
         mask_suffix: Ending of a mask's stem that its image's stem lacks, such as ``_mask``.
-        defect_free: The class folder whose images have no defect; they need no mask.
+        defect_free: The class folder whose images have no defect; they need no mask. By default it is each folder
+            whose masks mark nothing, and the folder without masks if there is one.
         strip_prefix: Prefix to remove from folder names to get class names, such as ``MT_``.
+
+    Returns:
+        The images, the problems, and a line for each folder that was taken as defect-free.
 
     Raises:
         UserError: If there is no class folder, ``defect_free`` is none, or two folders give one class.
@@ -42,9 +48,14 @@ def read_folders(src: Path, mask_suffix: str = "", defect_free: str | None = Non
     folders = _class_folders(src, defect_free, strip_prefix)
     found: list[Found] = []
     problems: list[Problem] = []
+    files = {label: _images_and_masks(folder, mask_suffix, problems) for label, folder in folders.items()}
+    if defect_free is None:
+        reason_of = _defect_free_folders(files, mask_suffix)
+    else:
+        reason_of = {defect_free.removeprefix(strip_prefix): ""}
     for label, folder in folders.items():
-        images, masks = _images_and_masks(folder, mask_suffix, problems)
-        is_good = defect_free is not None and label == defect_free.removeprefix(strip_prefix)
+        images, masks = files[label]
+        is_good = label in reason_of
         problems += _unpaired(folder, images, masks, mask_suffix, is_good=is_good)
         stems = [Path(key).name for key in images]
         for key, image in sorted(images.items()):
@@ -64,7 +75,43 @@ def read_folders(src: Path, mask_suffix: str = "", defect_free: str | None = Non
                     source=f"{label}_{source}",
                 )
             )
-    return unique(found, problems)
+    notes = [f"{folders[label]}: taken as defect-free, since {reason}" for label, reason in reason_of.items() if reason]
+    return *unique(found, problems), notes
+
+
+def _defect_free_folders(files: Mapping[str, tuple[Files, Files]], mask_suffix: str) -> dict[str, str]:
+    """Return the labels of the folders without a defect, by their masks, with the reason.
+
+    A folder without any mask counts if it is the only one, and others have masks that mark something.
+    """
+    reason_of: dict[str, str] = {}
+    without_masks = []
+    for label, (images, masks) in files.items():
+        if masks and not any(_marks(mask) for mask in masks.values()):
+            reason_of[label] = "no mask in it marks a pixel"
+        elif images and not masks and not (mask_suffix == "" and _mask_suffixes(images, set(images))):
+            without_masks.append(label)
+    has_defects = len(reason_of) + len(without_masks) < len(files)
+    if len(without_masks) == 1 and has_defects:
+        reason_of[without_masks[0]] = "it is the only folder without masks"
+    return reason_of if has_defects else {}
+
+
+def _marks(mask: Path) -> bool:
+    """Return whether a mask marks a pixel; one that cannot be read does, so that it is reported later."""
+    try:
+        return bool(read_two_valued(mask).any())
+    except UserError:
+        return True
+
+
+def _mask_suffixes(images: Files, without: Collection[str]) -> dict[str, list[str]]:
+    """Return the usual endings of masks in the names of images without mask, with the names that have them."""
+    found = {
+        ending: [key for key in sorted(without) if key.endswith(ending) and key.removesuffix(ending) in images]
+        for ending in USUAL_MASK_SUFFIXES
+    }
+    return {ending: keys for ending, keys in found.items() if keys}
 
 
 def _class_folders(src: Path, defect_free: str | None, strip_prefix: str) -> dict[str, Path]:
@@ -96,11 +143,9 @@ def _unpaired(folder: Path, images: Files, masks: Files, mask_suffix: str, *, is
         for key in sorted(masks.keys() - images.keys())
     ]
     without = [] if is_good else sorted(images.keys() - masks.keys())
-    for ending in USUAL_MASK_SUFFIXES if not mask_suffix else ():
-        as_masks = [key for key in without if key.endswith(ending) and key.removesuffix(ending) in images]
-        if as_masks:
-            what = f"{len(as_masks)} files such as {images[as_masks[0]].name} look like masks"
-            return [Problem(what, folder, f"if they are, give --mask_suffix {ending}"), *problems]
+    for ending, as_masks in _mask_suffixes(images, without).items() if not mask_suffix else ():
+        what = f"{len(as_masks)} files such as {images[as_masks[0]].name} look like masks"
+        return [Problem(what, folder, f"if they are, give --mask_suffix {ending}"), *problems]
     repair = "add it, give the ending of mask names with --mask_suffix, or name the folder of defect-free images with "
     return problems + [Problem(f"has no mask in {folder}", images[key], repair + "--defect_free") for key in without]
 

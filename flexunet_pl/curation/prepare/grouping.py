@@ -7,7 +7,8 @@ from pathlib import Path
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from flexunet_pl.curation.duplicates import Gallery, NearDuplicates, name_of_joined
+from flexunet_pl.curation.duplicates import NearDuplicates, name_of_joined
+from flexunet_pl.curation.looks import Looks
 from flexunet_pl.curation.prepare.readers import Found
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.sources import look_up_groups, read_groups, source_of
@@ -21,13 +22,13 @@ class Grouping:
         group_of: The group of each name.
         near_duplicates: Pairs of names that look alike though their groups differ, with their likeness 0..1.
         joined: Whether these pairs were made one group.
-        look_alikes: How many images are too alike in pose for this search.
+        looks: Whether looks tell the sources apart; None if that was not looked for.
     """
 
     group_of: dict[str, str]
     near_duplicates: list[tuple[str, str, float]]
     joined: bool
-    look_alikes: int
+    looks: Looks | None
 
 
 def source_ids(
@@ -57,21 +58,32 @@ def source_ids(
     return source, {item.name: name_of[joined[f"name {source[item.name]}"]] for item in found}
 
 
-def look_for_near_duplicates(
-    names: Sequence[str], group_of: Mapping[str, str], gallery: Gallery, join: bool
-) -> Grouping:
-    """Search the gallery, in the order of ``names``, for images of different groups that look alike."""
-    groups = [group_of[name] for name in names]
-    result: NearDuplicates = gallery.near_duplicates(groups)
+def join_copies(names: Sequence[str], group_of: Mapping[str, str], digest_of: Mapping[str, str]) -> Grouping:
+    """Join groups that have the same picture, pixel for pixel, whatever their names."""
+    joined = DisjointSet(group_of[name] for name in names)
+    first_of: dict[str, str] = {}
+    copies = []
+    for name in names:
+        first = first_of.setdefault(digest_of[name], name)
+        if joined.merge(group_of[first], group_of[name]):
+            copies.append((first, name, 1.0))
+    joined_name = name_of_joined(joined)
+    return Grouping({name: joined_name[group_of[name]] for name in names}, copies, joined=True, looks=None)
+
+
+def join_near_duplicates(names: Sequence[str], before: Grouping, result: NearDuplicates, *, join: bool) -> Grouping:
+    """Add near-duplicates, positions in ``names``, to what was grouped before."""
+    groups = [before.group_of[name] for name in names]
     joined = DisjointSet(groups)
     for first, second, _ in result.pairs if join else []:
         joined.merge(groups[first], groups[second])
     joined_name = name_of_joined(joined)
+    pairs = [(names[first], names[second], value) for first, second, value in result.pairs]
     return Grouping(
         group_of={name: joined_name[group] for name, group in zip(names, groups, strict=True)},
-        near_duplicates=[(names[first], names[second], value) for first, second, value in result.pairs],
+        near_duplicates=[*before.near_duplicates, *pairs],
         joined=join,
-        look_alikes=result.look_alikes,
+        looks=result.looks,
     )
 
 

@@ -41,19 +41,20 @@ def _notes(out: Path, outcome: Outcome) -> list[str]:
             f"{len(alike)} pairs of images look alike under different names; {done}. First: {first} and {second} "
             f"({value:.2f}); all are in {out / NEAR_DUPLICATES_FILE}"
         )
-    if outcome.grouping.look_alikes:
-        notes.append(
-            f"{outcome.grouping.look_alikes} images show things so alike in one pose that copies look like different "
-            "parts; only practically identical ones count as near-duplicates. If parts are photographed several times, "
-            "list them with --groups"
+    looks = outcome.grouping.looks
+    if looks is not None:
+        advice = (
+            ". If a part was photographed several times, list its images with --groups" if looks.look_alikes else ""
         )
+        notes.append(looks.message + advice)
     if outcome.torn:
         notes.append(
             f"{len(outcome.torn)} groups are in two splits, such as {outcome.torn[0]}: the scores of this data set "
             "will be too good; run `python -m flexunet_pl audit` on it"
         )
     if outcome.moved:
-        notes.append(f"{outcome.moved:,} blended mask pixels were moved to the class of a neighbour")
+        which = "mask pixels of no class were moved to the nearest" if outcome.palette.nearest else ""
+        notes.append(f"{outcome.moved:,} {which or 'blended mask pixels were moved to the class of a neighbour'}")
     if outcome.empty:
         notes.append(f"{len(outcome.empty)} masks of a class mark no pixel, such as {outcome.empty[0]}")
     if outcome.deep:

@@ -12,6 +12,7 @@ from flexunet_pl.core.console import progress
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Problem, collected, raise_problems
 from flexunet_pl.curation.conversion import png_bytes, read_any_image
+from flexunet_pl.curation.looks import Looks
 from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
 from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, count_pixels, read_manifest, sha256_of
@@ -71,6 +72,8 @@ def augment_dataset(
         out, own | {offline_name(variant.prefix, name): "train" for name in training for variant in variants}
     )
     palette.save(out / PALETTE_FILE)
+    if (looks := Looks.load(src)) is not None:
+        looks.save(out)
 
     def copied(row: Row) -> list[Row]:
         mask = f"{row.split}/masks/{row.name}.png"

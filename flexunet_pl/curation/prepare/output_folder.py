@@ -9,7 +9,8 @@ from PIL import Image
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_bytes
-from flexunet_pl.data.layout import SPLITS
+from flexunet_pl.curation.looks import LOOKS_FILE
+from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
 from flexunet_pl.data.samples import IMAGE_SUFFIXES, MASK_SUFFIXES, files_in
 
@@ -33,7 +34,7 @@ def claim(out: Path, update: bool) -> list[Row]:
     if MANIFEST_FILE in held:
         return read_manifest(out)
     # An interrupted first run leaves images and masks, but its manifest is written last.
-    if others := [name for name in held if name not in (*SPLITS, "palette.yaml")]:
+    if others := [name for name in held if name not in (*SPLITS, PALETTE_FILE, LOOKS_FILE)]:
         raise UserError(
             f"{out}: --update true needs a prepared data set, but this holds {others[0]}; give a new folder"
         )
