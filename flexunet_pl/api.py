@@ -62,7 +62,7 @@ class Model:
         with user_errors():
             tiling = None if tile is None else self._network.tiling(tile, overlap)
             if isinstance(image, Image.Image):
-                pixels = onnx_infer.convert(image, labels, Path("image"), image.mode.startswith("I;16"))
+                pixels = onnx_infer.convert(image, labels, Path("image"))
             elif isinstance(image, np.ndarray):
                 pixels = image[..., None] if image.ndim == 2 else image
             else:

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "flexunet_pl"
 
 # Imports point to earlier ranks only; packages of one rank do not import each other.
 RANKS = (
-    {"core"},
-    {"data", "nn", "inference"},
+    {"core", "inference"},
+    {"data", "nn"},
     {"visualization"},
     {"training", "curation"},
     {"evaluation", "keras", "planning"},

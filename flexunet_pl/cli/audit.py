@@ -16,6 +16,7 @@ def audit(
     palette: Path | None = None,
     source_pattern: str | None = None,
     near_duplicates: bool = True,
+    max_pixels: int | None = None,
 ) -> int:
     """Check a data set: pairing, readability, sizes, colours, empty masks, balance, duplicates, leaks between splits.
 
@@ -30,6 +31,7 @@ def audit(
         source_pattern: Regular expression with one group around the part of a name that all pictures of a source
             share; without it the variant prefixes of the FlexUNet family are taken off.
         near_duplicates: Whether to look for images that look alike under different names.
+        max_pixels: The most pixels of an image or mask (default: 100 million).
     """
     from flexunet_pl.core.files import write_json, write_text
     from flexunet_pl.core.types import Problem
@@ -38,32 +40,34 @@ def audit(
     from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING
     from flexunet_pl.curation.audit.page import as_page
     from flexunet_pl.curation.palette_detection import infer_palette
+    from flexunet_pl.data.image_files import pixel_limit
     from flexunet_pl.data.layout import PALETTE_FILE
     from flexunet_pl.data.palette import Palette
 
-    queue = find_all(data, [])
-    folder = data if out is None else out
-    _check_writable(folder)
-    inferred = None
-    if palette is None and not (data / PALETTE_FILE).is_file():
-        colors = infer_palette([pair.mask for _, pair in queue])
-        listed = ", ".join(f"{name} {color}" for name, color in colors.to_mapping().items())
-        inferred = Problem(
-            f"has no {PALETTE_FILE}; its masks show areas of {len(colors)} colours, taken as {listed}",
-            data,
-            kind="palette",
-            severity=NOTE,
-        )
-    else:
-        colors = Palette.load(data / PALETTE_FILE if palette is None else palette)
-    found = check_dataset(data, colors, source_pattern, look=near_duplicates)
-    if inferred is not None:
-        found.findings.append(inferred)
-    code = FAILED if found.count(ERROR) else WARNED if strict and found.count(WARNING) else CLEAN
-    write_json(folder / "audit.json", as_json(found, code))
-    write_text(folder / "audit.html", as_page(found))
-    say(*as_lines(found), f"written: {folder / 'audit.json'} and {folder / 'audit.html'}")
-    return code
+    with pixel_limit(max_pixels):
+        queue = find_all(data, [])
+        folder = data if out is None else out
+        _check_writable(folder)
+        inferred = None
+        if palette is None and not (data / PALETTE_FILE).is_file():
+            colors = infer_palette([pair.mask for _, pair in queue])
+            listed = ", ".join(f"{name} {color}" for name, color in colors.to_mapping().items())
+            inferred = Problem(
+                f"has no {PALETTE_FILE}; its masks show areas of {len(colors)} colours, taken as {listed}",
+                data,
+                kind="palette",
+                severity=NOTE,
+            )
+        else:
+            colors = Palette.load(data / PALETTE_FILE if palette is None else palette)
+        found = check_dataset(data, colors, source_pattern, look=near_duplicates)
+        if inferred is not None:
+            found.findings.append(inferred)
+        code = FAILED if found.count(ERROR) else WARNED if strict and found.count(WARNING) else CLEAN
+        write_json(folder / "audit.json", as_json(found, code))
+        write_text(folder / "audit.html", as_page(found))
+        say(*as_lines(found), f"written: {folder / 'audit.json'} and {folder / 'audit.html'}")
+        return code
 
 
 def _check_writable(folder: Path) -> None:

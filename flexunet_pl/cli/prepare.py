@@ -94,6 +94,7 @@ def prepare_pairs(src: Path, out: Path, mask_suffix: str = "", keep_splits: bool
     from flexunet_pl.curation.palette_detection import grown_palette
     from flexunet_pl.curation.prepare.builder import build
     from flexunet_pl.curation.prepare.readers import read_pairs
+    from flexunet_pl.data.image_files import pixel_limit
 
     chosen = Settings(**settings)
     palette = _palette_of_masks(src, chosen.palette)
@@ -101,10 +102,11 @@ def prepare_pairs(src: Path, out: Path, mask_suffix: str = "", keep_splits: bool
     if keep_splits and any(item.split is None for item in found):
         problems.append(Problem("keep_splits needs train, valid and test in this folder", repair="leave it out"))
     raise_problems(problems, f"{src}: ", ", nothing was written")
-    outcome = build(
-        found, out, lambda before: grown_palette(palette.names, before or palette), chosen, keep_splits=keep_splits
-    )
-    return _show(outcome, out)
+    with pixel_limit(chosen.max_pixels):
+        outcome = build(
+            found, out, lambda before: grown_palette(palette.names, before or palette), chosen, keep_splits=keep_splits
+        )
+        return _show(outcome, out)
 
 
 def prepare_masks(
@@ -114,6 +116,7 @@ def prepare_masks(
     palette: Path | None = None,
     antialiased_masks: bool = False,
     update: bool = False,
+    max_pixels: int | None = None,
 ) -> int:
     """Turn a folder of masks (colour PNG, index PNG, npz) into another of these forms.
 
@@ -125,13 +128,16 @@ def prepare_masks(
             above it.
         antialiased_masks: Whether blended mask colours are moved to a neighbouring class.
         update: Whether OUT may hold masks already; only missing ones are added.
+        max_pixels: The most pixels of a mask (default: 100 million).
     """
     from flexunet_pl.curation.conversion import convert_masks
+    from flexunet_pl.data.image_files import pixel_limit
 
     colors = _palette_of_masks(src, palette)
     if out.is_dir() and any(out.iterdir()) and not update:
         raise UserError(f"{out}: is not empty; give a new folder, or --update true to add what is missing")
-    written, moved = convert_masks(src, out, colors, to, antialiased_masks)
+    with pixel_limit(max_pixels):
+        written, moved = convert_masks(src, out, colors, to, antialiased_masks)
     say(f"{written} masks written to {out}" + (f", {moved:,} blended pixels moved to a class" if moved else ""))
     return 0
 
@@ -185,6 +191,7 @@ def _labelled(found: "list[Found]", problems: "list[Problem]", src: Path, out: P
     from flexunet_pl.core.types import raise_problems
     from flexunet_pl.curation.palette_detection import check_class_name, grown_palette
     from flexunet_pl.curation.prepare.builder import build
+    from flexunet_pl.data.image_files import pixel_limit
     from flexunet_pl.data.palette import Palette
 
     raise_problems(problems, f"{src}: ", ", nothing was written")
@@ -192,7 +199,8 @@ def _labelled(found: "list[Found]", problems: "list[Problem]", src: Path, out: P
     for label in labels:
         check_class_name(label, src)
     given = None if settings.palette is None else Palette.load(settings.palette)
-    return _show(build(found, out, lambda before: grown_palette(labels, before or given), settings), out)
+    with pixel_limit(settings.max_pixels):
+        return _show(build(found, out, lambda before: grown_palette(labels, before or given), settings), out)
 
 
 def _palette_of_masks(src: Path, given: Path | None) -> "Palette":

@@ -32,9 +32,11 @@ class _Parser(CommandParser):
 def run(words: Sequence[str]) -> int:
     """Run the command and print where the report is."""
     request = parse(words)
+    from flexunet_pl.data.image_files import pixel_limit
     from flexunet_pl.report.writer import write_report  # what it needs takes seconds to import, and --help does not
 
-    say(*write_report(request))
+    with pixel_limit(request.max_pixels):
+        say(*write_report(request))
     return 0
 
 
@@ -80,6 +82,7 @@ def _parser() -> CommandParser:
     add("--masks", type=Path, metavar="DIR", help="folder of their masks")
     add("--palette", type=Path, metavar="FILE", help="YAML with class names and colours, or a config")
     add(f"--{FLAG}", type=bool, default=False, help="move blended colours of the truth to the nearest class")
+    add("--max_pixels", type=int | None, default=None, help="most pixels of an image or mask (default: 100 million)")
     add("--draws", type=int, default=1000, help="bootstrap draws for the intervals, 0 for none")
     add("--seed", type=int, default=0, help="seed of the draws")
     return parser

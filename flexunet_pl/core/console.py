@@ -18,7 +18,10 @@ _first_messages: dict[str, str] = {}
 
 def say(*lines: str) -> None:
     """Print results to standard output."""
-    print(*lines, sep="\n", flush=True)  # noqa: T201  the one place that prints results
+    # Names of files that are no UTF-8 would stop print.
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, flush=True)  # noqa: T201  the one place that prints results
 
 
 def note(*lines: str) -> None:

@@ -1,6 +1,5 @@
 """Read masks of any form as class indices, and write them as palette colours, index images or one-hot arrays."""
 
-import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from flexunet_pl.data.samples import (
     LOSSY_SUFFIXES,
     MASK_SUFFIXES,
     ReadingRules,
+    array_shape,
     by_stem,
     files_in,
     image_size,
@@ -96,8 +96,7 @@ def read_any_image(path: Path) -> UInt8Array:
     """Read an image as uint8 (H, W, C), whatever its bits; the channels of an array file are its own, else three."""
     channels = 3
     if path.suffix.lower() == ".npy":
-        with contextlib.suppress(OSError, ValueError, EOFError, IndexError):  # read_image says what is wrong
-            channels = int(np.load(path, mmap_mode="r", allow_pickle=False).shape[-1])
+        channels = array_shape(path)[2]
     return read_image(path, ReadingRules(channels=channels, sixteen_bit="full_range"))
 
 

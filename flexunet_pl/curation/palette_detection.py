@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.data.image_files import open_image
 from flexunet_pl.data.palette import IGNORE_NAME, Color, Palette
 
 BACKGROUND = "background"
@@ -80,9 +81,9 @@ def infer_palette(masks: Sequence[Path]) -> Palette:
     inside: Counter[Color] = Counter()
     for path in masks:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 rgb = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError):
+        except UserError:
             continue  # the audit reports the file by itself
         codes = np.asarray(rgb).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
         # Inner pixels whose eight neighbours have their colour.

@@ -19,7 +19,9 @@ Weights = npt.NDArray[np.float64]
 BETA = 0.999
 
 
-def count_masks(masks: Sequence[Path], palette: Palette, antialiased: bool = False) -> Counts:
+def count_masks(
+    masks: Sequence[Path], palette: Palette, antialiased: bool = False, max_pixels: int | None = None
+) -> Counts:
     """Count the pixels of each class in each mask file.
 
     Returns:
@@ -30,7 +32,7 @@ def count_masks(masks: Sequence[Path], palette: Palette, antialiased: bool = Fal
     """
     table = np.zeros((len(masks), len(palette)), dtype=np.int64)
     for row, path in zip(table, progress(masks, "Counting class pixels"), strict=True):
-        mask_index, _ = read_mask(path, palette, antialiased)
+        mask_index, _ = read_mask(path, palette, antialiased, max_pixels)
         row[:] = np.bincount(mask_index.reshape(-1), minlength=IGNORE_INDEX + 1)[: len(palette)]
     return table
 

@@ -16,6 +16,7 @@ from flexunet_pl.core.types import Pair, Problem, collected, raise_problems
 from flexunet_pl.data.augment import build_augmentation
 from flexunet_pl.data.balance import Counts, count_masks, counts_in_manifest, image_weights
 from flexunet_pl.data.dataset import Augment, ImageDataset, Sample, SegmentationDataset, collate
+from flexunet_pl.data.image_files import DEFAULT_MAX_PIXELS
 from flexunet_pl.data.layout import Layout, find_palette
 from flexunet_pl.data.manifest import fold_members
 from flexunet_pl.data.samples import ReadingRules, by_stem, check_pairs, find_images, find_pairs
@@ -61,6 +62,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         antialiased_masks: Whether blended mask colours are moved to the nearest neighbouring class.
         nearest_classes: Classes of which the nearest takes mask pixels whose colour is in no class; by default such a
             pixel is an error.
+        max_pixels: The most pixels of an image or mask file; larger ones are refused before they are decoded.
         batch_size: Images in a batch and process.
         num_workers: Processes that read and augment; 0 reads in the training process.
         augment: Joint random changes of training images and masks, from name to options.
@@ -89,6 +91,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         sixteen_bit: str | None = None,
         antialiased_masks: bool = False,
         nearest_classes: list[str] | None = None,
+        max_pixels: Annotated[int, Range(1)] = DEFAULT_MAX_PIXELS,
         batch_size: Annotated[int, Range(1, 65_536)] = 2,
         num_workers: Annotated[int, Range(0, 256)] = 2,
         augment: dict[str, Any] | None = None,
@@ -115,7 +118,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.palette = find_palette(palette, root, synthetic_images)
         if nearest_classes is not None:
             self.palette = replace(self.palette, nearest=tuple(nearest_classes))
-        self.rules = ReadingRules(channels, sixteen_bit, antialiased_masks)
+        self.rules = ReadingRules(channels, sixteen_bit, antialiased_masks, max_pixels)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
         self.crop_size = None if crop_size is None else (crop_size, crop_size)
@@ -245,7 +248,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
             listed = counts_in_manifest(self.layout.root, [pair.image for pair in pairs], self.palette)
             if listed is not None:
                 return listed
-        return count_masks([pair.mask for pair in pairs], self.palette, self.rules.antialiased_masks)
+        return count_masks(
+            [pair.mask for pair in pairs], self.palette, self.rules.antialiased_masks, self.rules.max_pixels
+        )
 
     def _find(self, split: str) -> tuple[list[Pair], list[Problem]]:
         if self.fold is None or self.layout.root is None or split == "test":
@@ -262,7 +267,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def _check_sizes(self, dataset: SegmentationDataset) -> None:
         if self.training_size is None and self.batch_size > 1:
-            sizes = {file_size(pair.image) for pair in dataset.pairs}
+            sizes = {file_size(pair.image, self.rules.max_pixels) for pair in dataset.pairs}
             if len(sizes) > 1:
                 raise UserError(
                     f"data.resize=none with images of {len(sizes)} sizes cannot make batches of {self.batch_size}; set "

@@ -90,7 +90,7 @@ class SegmentationDataset(ImageDataset):
     def _read(self, pair: Pair) -> Planes:
         """Read a pair at its own size: image uint8 (H, W, C), mask uint8 (H, W)."""
         image = read_image(pair.image, self.rules)
-        return image, read_mask(pair.mask, self.palette, self.rules.antialiased_masks)[0]
+        return image, read_mask(pair.mask, self.palette, self.rules.antialiased_masks, self.rules.max_pixels)[0]
 
     def _other(self, rng: np.random.Generator) -> Planes:
         """Return another sample drawn from ``rng``, unaugmented, at the working size."""

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from flexunet_pl.core.csv_text import csv_text
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.files import write_text
+from flexunet_pl.core.files import write_bytes
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.palette import IGNORE_INDEX, IGNORE_NAME, Palette, UInt8Array
 
 MANIFEST_FILE = "manifest.csv"
 PIXELS = "pixels_"
+FILE_NAMES = "surrogateescape"  # names that are no UTF-8 keep their bytes
 COLUMNS = ("file", "source", "group", "classes", "split", "fold", "sha256")
 
 
@@ -70,21 +71,20 @@ def sha256_of(path: Path) -> str:
 def write_manifest(root: Path, rows: Sequence[Row]) -> None:
     """Write ``root/manifest.csv``, sorted by file, atomically."""
     labels = list(dict.fromkeys(label for row in rows for label in row.pixels))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(PIXELS + label for label in labels)])
+    cells = []
     for row in sorted(rows, key=lambda row: row.file):
         fold = "" if row.fold is None else row.fold
         start = [row.file, row.source, row.group, ";".join(row.classes), row.split, fold, row.sha256]
-        writer.writerow([*start, *(row.pixels.get(label, 0) for label in labels)])
-    write_text(root / MANIFEST_FILE, text.getvalue())
+        cells.append([*start, *(row.pixels.get(label, 0) for label in labels)])
+    text = csv_text([*COLUMNS, *(PIXELS + label for label in labels)], cells)
+    write_bytes(root / MANIFEST_FILE, text.encode(errors=FILE_NAMES))
 
 
 def read_manifest(root: Path) -> list[Row]:
     """Read ``root/manifest.csv``; raise UserError if it is missing, lacks a column or has a value of another kind."""
     path = root / MANIFEST_FILE
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors=FILE_NAMES) as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or [])
             lines = list(reader)

@@ -1,7 +1,7 @@
 """Read a mask file, colour or index PNG or one-hot npz, as class indices; move anti-aliased edges to a class."""
 
 import itertools
-import struct
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.data.image_files import limit_of, open_image, reading_errors
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
+from flexunet_pl.inference import onnx_infer
 
 # What numpy and zipfile raise for damaged files.
 DAMAGED = (
@@ -26,7 +28,7 @@ EDGE_DEPTH = 5
 MIXTURE_TOLERANCE = 40.0
 
 
-def read_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Array, int]:
+def read_mask(path: Path, palette: Palette, antialiased: bool, max_pixels: int | None = None) -> tuple[UInt8Array, int]:
     """Read a mask file as class indices uint8 (H, W), 255 = ignore.
 
     Colour images are matched exactly against the palette. An index image (P or L) holds class indices, unless all
@@ -38,6 +40,7 @@ def read_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Arr
         palette: What class is what.
         antialiased: Whether a colour between palette colours is moved to the nearest one among the pixel's
             neighbours, instead of being an error.
+        max_pixels: Larger masks are refused before they are decoded; None takes the limit of the command.
 
     Returns:
         The indices, and how many pixels were moved: anti-aliased ones, and those that got a class of
@@ -45,16 +48,18 @@ def read_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Arr
 
     Raises:
         UserError: If the file cannot be read, or has a colour or index of no class; the message says which, how
-            many pixels, and where the first one is.
+            many pixels, and where the first one is. Indices where the palette calls for colours are an error too.
     """
     if path.suffix.lower() == ".npz":
-        return _read_npz(path, palette), 0
+        return _read_npz(path, palette, limit_of(max_pixels)), 0
     try:
-        with Image.open(path) as opened:
+        with open_image(path, max_pixels) as opened:
+            is_deep = onnx_infer.is_sixteen_bit(opened, path)
             image = ImageOps.exif_transpose(opened)
-            image.load()
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a mask ({error}); replace the file") from error
+    except UserError as error:
+        raise UserError(str(error).replace("cannot be read as an image", "cannot be read as a mask")) from error
+    if is_deep:
+        raise UserError(f"{path}: a mask of 16 bits; save it as an RGB, P or L image of 8 bits")
     if palette.nearest:  # a colour is never an index then
         return _from_colors(path, np.asarray(image.convert("RGB")), palette, antialiased)
     if image.mode == "P":
@@ -68,10 +73,13 @@ def read_mask(path: Path, palette: Palette, antialiased: bool) -> tuple[UInt8Arr
     return _from_colors(path, np.asarray(image.convert("RGB")), palette, antialiased)
 
 
-def _read_npz(path: Path, palette: Palette) -> UInt8Array:
+def _read_npz(path: Path, palette: Palette, max_pixels: int) -> UInt8Array:
     try:
+        _check_archive(path, max_pixels)
         with np.load(path, allow_pickle=False) as archive:
             mask = np.asarray(archive["mask"])
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"{path}: has no array 'mask'; save it with numpy.savez_compressed(path, mask=mask)") from error
     except DAMAGED as error:
@@ -97,6 +105,17 @@ def _read_npz(path: Path, palette: Palette) -> UInt8Array:
     return np.asarray(mask.argmax(axis=2), dtype=np.uint8)
 
 
+def _check_archive(path: Path, max_pixels: int) -> None:
+    """Check the size of the array 'mask' by its header; raise UserError, or what numpy and zipfile raise."""
+    with zipfile.ZipFile(path) as archive, archive.open("mask.npy") as member:
+        version = np.lib.format.read_magic(member)
+        header_of = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header_of(member)
+    height, width = (*shape, 1, 1)[:2]
+    with reading_errors():
+        onnx_infer.check_pixels(path, height, width, max_pixels, math.prod(shape) * dtype.itemsize)
+
+
 def _checked_indices(path: Path, indices: npt.NDArray[Any], palette: Palette) -> UInt8Array:
     allowed = indices < len(palette) if indices.dtype.kind in "bu" else (indices >= 0) & (indices < len(palette))
     if palette.ignore is not None:
@@ -119,7 +138,7 @@ def _from_colors(path: Path, mask_rgb: UInt8Array, palette: Palette, antialiased
     if not unknown.any():
         return mask_index, 0
     moved = 0
-    if antialiased:
+    if antialiased and not _holds_indices(mask_rgb, palette):
         mask_index, still_unknown = _resolve_edges(mask_rgb, mask_index, unknown, palette)
         moved = int(unknown.sum() - still_unknown.sum())
         unknown = still_unknown
@@ -134,11 +153,25 @@ def _from_colors(path: Path, mask_rgb: UInt8Array, palette: Palette, antialiased
         listed = ", ".join(f"{colors[i].tolist()} x {counts[i]}" for i in np.argsort(-counts, kind="stable")[:3])
         more = f" and {len(colors) - 3} more colours" if len(colors) > 3 else ""
         hint = "" if antialiased else ", or set data.antialiased_masks: true if these are blended edges"
+        if _holds_indices(mask_rgb, palette):
+            hint = ". The mask seems to hold class indices: save it with the palette's colours, or as npz"
         raise UserError(
             f"{path}: {len(places)} pixels have a colour in no palette ({listed}{more}), first at row {row}, column "
             f"{column}; repaint them, add the colour to the palette{hint}"
         )
     return mask_index, moved
+
+
+def _holds_indices(mask_rgb: UInt8Array, palette: Palette) -> bool:
+    """Return whether all values of a mask uint8 (H, W, 3) are class indices, in one channel or equally in all.
+
+    Near black, indices would pass for blended edges of it.
+    """
+    level = mask_rgb.max(axis=2)
+    is_index = level < len(palette)
+    if palette.ignore is not None:
+        is_index |= level == IGNORE_INDEX
+    return bool(is_index.all() and ((mask_rgb == 0) | (mask_rgb == level[..., None])).all())
 
 
 def _resolve_edges(

@@ -69,6 +69,8 @@ class Palette:
         """Build a palette from ``{name: [r, g, b], ...}``; raise UserError, naming ``origin``, if it breaks a rule."""
         if not isinstance(mapping, Mapping):
             raise UserError(f"{origin}: {mapping!r} is not a map; write it as {{background: [0, 0, 0], ...}}")
+        if misread := [name for name in mapping if not isinstance(name, str | int) or isinstance(name, bool)]:
+            raise UserError(f"{origin}: the class name {misread[0]!r} is no text; put it in quotes, as YAML calls for")
         entries = {str(name): _checked_color(name, color, origin) for name, color in mapping.items()}
         ignore = entries.pop(IGNORE_NAME, None)
         return cls(names=tuple(entries), colors=tuple(entries.values()), ignore=ignore)

@@ -1,8 +1,5 @@
 """Find, pair by stem, read and check image and mask files."""
 
-import contextlib
-import struct
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +7,19 @@ from tokenize import TokenError
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from flexunet_pl.core.console import progress
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Pair, Problem, collected
+from flexunet_pl.data.image_files import limit_of, open_image, reading_errors, upright_size
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
+from flexunet_pl.inference import onnx_infer
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 MASK_SUFFIXES = (".png", ".npz", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 SIXTEEN_BIT_RULES = ("full_range", "min_max")
-MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
-TIFF_BITS_PER_SAMPLE = 258
 
 
 @dataclass(frozen=True)
@@ -35,16 +31,20 @@ class ReadingRules:
         sixteen_bit: How 16-bit images become 8-bit: "full_range" (0..65535 -> 0..255), "min_max" (the image's own
             darkest and brightest value -> 0 and 255), or None, which refuses them.
         antialiased_masks: Whether colours between palette colours are moved to a neighbouring class.
+        max_pixels: The most pixels of an image or mask; larger ones are refused before they are decoded. None takes
+            the limit of the command, which is 100 million by default.
     """
 
     channels: int = 3
     sixteen_bit: str | None = None
     antialiased_masks: bool = False
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError if a value is out of its range."""
-        if self.channels < 1:
-            raise UserError(f"data.channels={self.channels} must be at least 1")
+        for key, value in (("channels", self.channels), ("max_pixels", limit_of(self.max_pixels))):
+            if value < 1:
+                raise UserError(f"data.{key}={value} must be at least 1")
         if self.sixteen_bit is not None and self.sixteen_bit not in SIXTEEN_BIT_RULES:
             raise UserError(f"data.sixteen_bit={self.sixteen_bit!r}; choose from {', '.join(SIXTEEN_BIT_RULES)}")
 
@@ -84,52 +84,36 @@ def find_pairs(images_dir: Path, masks_dir: Path, mask_suffix: str = "") -> tupl
 
 
 def read_image(path: Path, rules: ReadingRules) -> UInt8Array:
-    """Read an image file as uint8 (H, W, C), 0..255, turned upright by its EXIF orientation.
+    """Read an image file as uint8 (H, W, C), 0..255, turned upright by its orientation.
 
     Grey and colour, palettes and alpha are converted to the requested number of channels (1: grey, 3: RGB, 4: RGBA);
     other numbers of channels come from .npy files (H, W, C).
 
     Raises:
-        UserError: If the file cannot be read, has another number of channels, or more than 8 bits without a rule.
+        UserError: If the file cannot be read, has other channels, values other than unsigned ones of 8 bits, or of 16
+            with a rule, or more than ``rules.max_pixels``.
     """
     if path.suffix.lower() == ".npy":
-        return _read_array_image(path, rules)
-    if rules.channels not in MODE_OF_CHANNELS:
-        raise UserError(
-            f"{path}: data.channels={rules.channels} needs .npy images (H, W, {rules.channels}); "
-            f"image files give {', '.join(str(count) for count in MODE_OF_CHANNELS)} channels"
-        )
-    with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if _is_sixteen_bit(path, image):
-            values = _reduced_to_eight_bit(path, upright, rules)
-        elif upright.mode in ("I", "F"):
-            raise UserError(f"{path}: pixels of 32 bits (mode {upright.mode}); convert the image to 8 or 16 bits")
-        else:
-            values = upright
-        if values.mode in ("LA", "PA", "P"):
-            values = values.convert("RGBA")
-        pixels = np.array(values.convert(MODE_OF_CHANNELS[rules.channels]))
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+        with reading_errors():
+            return onnx_infer.read_image(path, rules, limit_of(rules.max_pixels))
+    with open_image(path, rules.max_pixels) as image:
+        return onnx_infer.convert(image, rules, path)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
     """Return the upright (height, width) of an image file without decoding it; raise UserError if it is no image."""
     if path.suffix.lower() == ".npy":
-        array = _open_array(path)
-        return int(array.shape[0]), int(array.shape[1])
-    with _opened(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
-    return (width, height) if turned else (height, width)
+        return array_shape(path)[:2]
+    with open_image(path, max_pixels) as image:
+        return upright_size(image)
 
 
-def has_sixteen_bits(path: Path) -> bool:
+def has_sixteen_bits(path: Path, max_pixels: int | None = None) -> bool:
     """Return whether an image file has 16 bits a channel, without decoding it; raise UserError if it is no image."""
     if path.suffix.lower() == ".npy":
-        return bool(_open_array(path).dtype == np.uint16)
-    with _opened(path) as image:
-        return _is_sixteen_bit(path, image)
+        return _open_array(path).dtype.itemsize == 2
+    with open_image(path, max_pixels) as image:
+        return onnx_infer.is_sixteen_bit(image, path)
 
 
 def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tuple[list[Problem], dict[str, int]]:
@@ -142,7 +126,7 @@ def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tup
         with collected(problems):
             shapes.append(read_image(pair.image, rules).shape[:2])
         with collected(problems):
-            mask_index, moved = read_mask(pair.mask, palette, rules.antialiased_masks)
+            mask_index, moved = read_mask(pair.mask, palette, rules.antialiased_masks, rules.max_pixels)
             shapes.append(mask_index.shape)
         if len(shapes) == 2:
             problems += size_problems(pair.image, *shapes)
@@ -196,72 +180,17 @@ def by_stem(paths: list[Path], problems: list[Problem], ending: str = "") -> dic
     return path_of
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; errors of reading it become a UserError."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); replace the file") from error
-
-
-def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
-    if image.mode.startswith("I;16"):
-        return True
-    # Pillow opens 16-bit colour as 8-bit without a warning, so read the file's header.
-    if image.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24:] == b"\x10"
-    if image.format == "TIFF":
-        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
-        return 16 in (bits if isinstance(bits, tuple) else (bits,))
-    return False
-
-
-def _reduced_to_eight_bit(path: Path, image: Image.Image, rules: ReadingRules) -> Image.Image:
-    if rules.sixteen_bit is None:
-        raise UserError(
-            f"{path}: a 16-bit image; set data.sixteen_bit to full_range (0..65535 -> 0..255) or "
-            "min_max (the image's darkest and brightest value -> 0 and 255)"
-        )
-    if image.mode == "RGB" or image.mode == "RGBA":
-        if rules.sixteen_bit == "full_range":
-            return image  # Pillow has kept the high byte of each value
-        raise UserError(f"{path}: min_max is for grey 16-bit images; use full_range, or save the image as .npy")
-    return Image.fromarray(_scaled_to_eight_bit(np.asarray(image, dtype=np.uint16), rules.sixteen_bit))
-
-
-def _scaled_to_eight_bit(values: npt.NDArray[np.uint16], rule: str) -> UInt8Array:
-    """Map uint16 (...) to uint8 (...), rounded to the nearest; a constant image becomes 0 under min_max."""
-    low, high = (0, 65535) if rule == "full_range" else (int(values.min()), int(values.max()))
-    scale = 255 / max(high - low, 1)
-    return np.asarray(np.rint((values.astype(np.float32) - low) * scale), dtype=np.uint8)
+def array_shape(path: Path) -> tuple[int, int, int]:
+    """Return the (height, width, channels) of an array image; raise UserError if it is none."""
+    height, width, channels = _open_array(path).shape
+    return int(height), int(width), int(channels)
 
 
 def _open_array(path: Path) -> npt.NDArray[np.generic]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         raise UserError(f"{path}: cannot be read as a numpy array ({error}); save it with numpy.save") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 3 or 0 in array.shape:
-        raise UserError(f"{path}: shape {getattr(array, 'shape', None)}; an array image must be (H, W, C)")
+    if array.ndim != 3 or 0 in array.shape:
+        raise UserError(f"{path}: shape {array.shape}; an array image must be (H, W, C)")
     return array
-
-
-def _read_array_image(path: Path, rules: ReadingRules) -> UInt8Array:
-    array = _open_array(path)
-    if array.shape[2] != rules.channels:
-        raise UserError(
-            f"{path}: {array.shape[2]} channels, but data.channels={rules.channels}; set data.channels to match"
-        )
-    if array.dtype == np.uint8:
-        return np.array(array, dtype=np.uint8)
-    if array.dtype == np.uint16 and rules.sixteen_bit is not None:
-        return _scaled_to_eight_bit(np.asarray(array, dtype=np.uint16), rules.sixteen_bit)
-    raise UserError(
-        f"{path}: values of type {array.dtype}; an array image must be uint8, or uint16 with data.sixteen_bit set to "
-        f"{' or '.join(SIXTEEN_BIT_RULES)}"
-    )

@@ -1,8 +1,4 @@
-"""Segment images with an exported FlexUNet: one file that needs numpy, Pillow and onnxruntime, nothing else.
-
-``Model("model.onnx").predict("photo.jpg").mask_index`` is the class of each pixel, uint8 (H, W), at the photo's size.
-``python infer.py model.onnx photos --out masks`` writes it. OpenVINO and tifffile are imported only when needed.
-"""
+"""Segment images with an exported FlexUNet: one file that needs numpy, Pillow and onnxruntime, nothing else."""
 
 import contextlib
 import csv
@@ -30,13 +26,15 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Size = tuple[int, int]  # (height, width)
 Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS
+Predict = Callable[[UInt8Array], FloatArray]  # image uint8 (1, h, w, C) -> probabilities float32 (1, h, w, K)
 
 METADATA_KEY, METADATA_FORMAT, OUTPUTS = "flexunet_pl", 1, ("probabilities", "mask")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
-TIFF_BITS, TIFF_ORIENTATION, TIFF_GREY_RGB_YCBCR = 258, 274, (1, 2, 6)
+BITS, PHOTOMETRIC, ORIENTATION, KIND, TIFF_TILE = 258, 262, 274, 339, (322, 323)  # tags of TIFF
+KINDS, YCBCR_JPEG, LEAST_SIDE = {1: "unsigned", 2: "signed", 3: "floating-point"}, (6, 7), 16
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+DEEP_REPAIR = "convert it to 8 bits, or set data.sixteen_bit to full_range (0..65535 -> 0..255) or min_max (grey only)"
 RESIZE_RULES, SIXTEEN_BIT_RULES = ("stretch", "letterbox", "none"), (None, "full_range", "min_max")
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 EXTRAS = {
     "colors": "also write the masks as RGB, to DIR/colors",
     "overlays": "also write the images with the classes painted over them, to DIR/overlays",
@@ -45,8 +43,8 @@ EXTRAS = {
 SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
 IGNORE_INDEX, DEFAULT_MAX_PIXELS, DEFAULT_OVERLAP = 255, 100_000_000, 128  # docs/inference.md measures the overlap
 UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
-MASK_TILE, BAND_PIXELS, TIFF_BYTES = 256, 1 << 20, 1 << 24  # TIFF_BYTES are read or written at a time
-WORKERS = 3  # one image in the engine, one being decoded, one being written
+MASK_TILE, BAND_PIXELS, TIFF_BYTES, WORKERS = 256, 1 << 20, 1 << 24, 3  # TIFF_BYTES are read or written at a time
+_pillow_limit = threading.Lock()
 
 
 class InferenceError(ValueError):
@@ -61,8 +59,7 @@ def _explained(what: str) -> Iterator[None]:
     except InferenceError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InferenceError(f"{what} ({type(error).__name__}: {reason})") from error
+        raise InferenceError(f"{what} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})") from error
 
 
 class Labels(NamedTuple):
@@ -83,8 +80,7 @@ class Labels(NamedTuple):
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> "Labels":
         """Read the labels of the model file ``origin``; InferenceError if a fact is missing or malformed."""
-        what = f"{origin}: its metadata {METADATA_KEY!r} (class names, palette, sizes) is missing or incomplete"
-        with _explained(f"{what}; export the checkpoint again with flexunet_pl"):
+        with _explained(f"{origin}: its metadata {METADATA_KEY!r} (palette) is missing or incomplete; export again"):
             facts = json.loads(metadata[METADATA_KEY])
             if facts["format"] != METADATA_FORMAT:
                 raise ValueError(f"format {facts['format']} is not {METADATA_FORMAT}, which this program reads")
@@ -93,10 +89,10 @@ class Labels(NamedTuple):
             facts["names"] = [entry["name"] + "" for entry in facts["classes"]]  # what is no text raises a TypeError
             facts["colors"] = [tuple(entry["color"]) for entry in facts["classes"]]
             labels = cls._make(tuple(v) if isinstance(v := facts[name], list) else v for name in cls._fields)
-            if labels.num_classes not in (1, len(labels.names)) or not 2 <= len(labels.names) <= IGNORE_INDEX:
-                raise ValueError(f"num_classes {labels.num_classes} with {len(labels.names)} names of classes")
-            if labels.resize not in RESIZE_RULES or labels.sixteen_bit not in SIXTEEN_BIT_RULES:
-                raise ValueError(f"resize {labels.resize!r} or sixteen_bit {labels.sixteen_bit!r} is unknown")
+            has_classes = 2 <= len(labels.names) <= IGNORE_INDEX and labels.num_classes in (1, len(labels.names))
+            if not has_classes or labels.resize not in RESIZE_RULES or labels.sixteen_bit not in SIXTEEN_BIT_RULES:
+                found = f"resize {labels.resize!r} and sixteen_bit {labels.sixteen_bit!r}"
+                raise ValueError(f"num_classes {labels.num_classes} with {len(labels.names)} names, {found}")
             whole = (labels.num_classes, labels.channels, labels.size_multiple, labels.min_region_area + 1)
             sizes = [labels.image_size, labels.image_size if labels.fixed_size is None else labels.fixed_size]
             colors = [*labels.colors, labels.colors[0] if labels.ignore is None else labels.ignore]
@@ -113,60 +109,75 @@ class Labels(NamedTuple):
         return table
 
 
-def read_image(path: Path, labels: Labels, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
-    """Read an image file as uint8 (H, W, C), 0..255, upright, as in training; InferenceError if it does not fit."""
-    with _explained(f"{path}: cannot be read as an image; replace the file"):
-        if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if array.ndim != 3 or 0 in array.shape or array.shape[2] != labels.channels:
-                raise InferenceError(f"{path}: shape {array.shape}; the model takes (H, W, {labels.channels})")
-            _check_pixels(path, array.shape[0], array.shape[1], max_pixels)
-            return _eight_bit(path, array, labels.sixteen_bit)
-        with Image.open(path) as image:
-            _check_pixels(path, image.height, image.width, max_pixels)
-            return convert(image, labels, path, _is_sixteen_bit(path, image))
+@contextlib.contextmanager
+def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image file, not decoded yet; InferenceError if it is none, or above the limit."""
+    # Not opened by its path: Pillow would map a turned TIFF into memory with its sides exchanged.
+    with _explained(f"{path}: cannot be read as an image; replace the file"), path.open("rb") as file:
+        with _pillow_limit, contextlib.ExitStack() as stack:
+            stack.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = None  # max_pixels replaces it
+            image = Image.open(file)
+        tile = [getattr(image, "tag_v2", {}).get(tag, 1) for tag in TIFF_TILE]  # decoded whole, however small the image
+        check_pixels(path, max(image.height, tile[1]), max(image.width, tile[0]), max_pixels)
+        yield image
 
 
-def convert(image: Image.Image, labels: Labels, path: Path, is_sixteen_bit: bool) -> UInt8Array:
+def read_image(path: Path, labels: Any, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
+    """Read an image file as uint8 (H, W, C), 0..255, upright, by Labels or the ReadingRules of training."""
+    if path.suffix.lower() != ".npy":
+        with open_image(path, max_pixels) as image:
+            return convert(image, labels, path)
+    with _explained(f"{path}: cannot be read as a numpy array; save it with numpy.save"):
+        array = np.lib.format.open_memmap(path, mode="r")
+    if array.ndim != 3 or 0 in array.shape or array.shape[2] != labels.channels:
+        raise InferenceError(f"{path}: shape {array.shape}; it must be (H, W, C) with data.channels={labels.channels}")
+    check_pixels(path, array.shape[0], array.shape[1], max_pixels, array.nbytes)
+    return _eight_bit(path, array, labels.sixteen_bit)
+
+
+def convert(image: Image.Image, labels: Any, path: Path) -> UInt8Array:
     """Convert a picture to uint8 (H, W, C) as :func:`read_image` does; ``path`` is only named in errors."""
     if labels.channels not in MODE_OF_CHANNELS:
-        raise InferenceError(f"{path}: the model takes {labels.channels} channels; give .npy images (H, W, C)")
+        raise InferenceError(f"{path}: data.channels={(k := labels.channels)} needs .npy images (H, W, {k})")
+    is_deep, is_grey, rule = is_sixteen_bit(image, path), image.mode.startswith("I"), labels.sixteen_bit
+    if is_deep and (rule is None or not (is_grey or rule == "full_range")):
+        raise InferenceError(f"{path}: a 16-bit image; {DEEP_REPAIR}; it has mode {image.mode}")
+    inversion = np.uint16(65535 * (getattr(image, "tag_v2", {}).get(PHOTOMETRIC, 1) == 0))  # Pillow inverts only 8 bits
     upright = ImageOps.exif_transpose(image)
-    if is_sixteen_bit and upright.mode.startswith("I"):
-        upright = Image.fromarray(_eight_bit(path, np.asarray(upright, np.uint16), labels.sixteen_bit))
-    elif is_sixteen_bit and labels.sixteen_bit != "full_range":  # Pillow keeps only the high byte of each value
-        raise InferenceError(f"{path}: a 16-bit colour image, but the model takes 8 bits; convert it")
-    elif upright.mode in ("I", "F"):
-        raise InferenceError(f"{path}: 32-bit pixels (mode {upright.mode}); convert the image to 8 or 16 bits")
-    return _with_channels(upright, labels.channels)
+    if is_deep and is_grey:  # of 16-bit colours Pillow keeps the high bytes
+        upright = Image.fromarray(_eight_bit(path, np.asarray(upright).astype(np.uint16) ^ inversion, rule))
+    upright = upright.convert("RGBA") if upright.mode in ("LA", "PA", "P") else upright
+    return np.atleast_3d(np.array(upright.convert(MODE_OF_CHANNELS[labels.channels])))
 
 
-def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        size = f"{height} x {width} pixels exceed --max-pixels {max_pixels}"
+def is_sixteen_bit(image: Image.Image, path: Path) -> bool:
+    """Return whether an opened file has 16 bits a channel; InferenceError unless they are unsigned, 1 to 8 or 16."""
+    tags, unpacking = getattr(image, "tag_v2", {}), str(getattr(image, "tile", ""))
+    is_deep = image.mode.startswith("I;16") or (image.format == "PNG" and ";16" in unpacking)  # colour is of mode RGB
+    bits, kinds = (set(np.atleast_1d(tags.get(*tag)).tolist()) for tag in ((BITS, 16 if is_deep else 8), (KIND, 1)))
+    if kinds != {1} or not (bits <= {1, 2, 4, 8} or bits == {16}) or image.mode in ("I", "F", "LAB", "HSV", "La"):
+        found = f"{KINDS.get(max(kinds))} values of {max(bits)} bits, " * bool(tags) + f"mode {image.mode}"
+        raise InferenceError(f"{path}: {found}; convert it to grey, RGB or CMYK with unsigned values of 8 or 16 bits")
+    return bits == {16}
+
+
+def check_pixels(path: Path, height: int, width: int, max_pixels: int, array_bytes: int = 0) -> None:
+    """Raise InferenceError if an image needs more memory than the limit; a long side costs some when it is resized."""
+    if max(height * width, array_bytes // 4, LEAST_SIDE * max(height, width)) > max_pixels:
+        size = f"{height} x {width} pixels exceed --max-pixels {max_pixels} (a side counts as 16, 4 bytes as a pixel)"
         raise InferenceError(f"{path}: {size}; raise it for a file you trust, or use a tiled TIFF and --tile")
 
 
-def _is_sixteen_bit(path: Path, image: Image.Image) -> bool:
-    if image.format == "PNG":  # Pillow silently opens 16-bit colour as 8-bit, so read the header
-        with path.open("rb") as file:
-            return file.read(25)[24:] == b"\x10"
-    return image.mode.startswith("I;16") or 16 in np.atleast_1d(getattr(image, "tag_v2", {}).get(TIFF_BITS, 8))
-
-
-def _eight_bit(path: Path, values: npt.NDArray[Any], rule: str | None, extremes: Size | None = None) -> UInt8Array:
-    """Map uint8 or uint16 (...) to uint8 (...) by the rule; ``extremes`` (of the whole image) if this is a part."""
+def _eight_bit(path: Path, values: npt.NDArray[Any], rule: str | None, ends: Sequence[int] = ()) -> UInt8Array:
+    """Map uint8 or uint16 (...) to uint8 (...) by the rule; ``ends`` of the whole image if this is a part of it."""
     if values.dtype == np.uint8:
         return np.array(values)
-    if values.dtype != np.uint16 or rule is None:
-        raise InferenceError(f"{path}: values of type {values.dtype}, but the model takes 8 bits; convert it")
-    low, high = (0, 65535) if rule == "full_range" else extremes or (int(values.min()), int(values.max()))
-    return np.asarray(np.rint((values.astype(np.float32) - low) * (255 / max(high - low, 1))), dtype=np.uint8)
-
-
-def _with_channels(image: Image.Image, channels: int) -> UInt8Array:
-    image = image.convert("RGBA") if image.mode in ("LA", "PA", "P") else image
-    return np.atleast_3d(np.array(image.convert(MODE_OF_CHANNELS[channels])))
+    if values.dtype.kind != "u" or values.dtype.itemsize != 2 or rule is None:
+        raise InferenceError(f"{path}: values of type {values.dtype}; an array image must be uint8; {DEEP_REPAIR}")
+    low, *_, high = sorted((0, 65535) if rule == "full_range" else ends or (int(values.min()), int(values.max())))
+    table = (np.arange(65536, dtype=np.float32).clip(low, high) - low) * (255 / max(high - low, 1))
+    return np.asarray(np.rint(table).astype(np.uint8)[values])
 
 
 def working_image(image: UInt8Array, labels: Labels) -> tuple[UInt8Array, Size]:
@@ -213,15 +224,8 @@ class Tiling(NamedTuple):
         return [(a, b, (ramp / total[a:b]).astype(np.float32)) for (a, b), ramp in zip(spans, ramps, strict=True)]
 
 
-def tiled_rows(
-    bands: Iterator[UInt8Array], size: Size, predict: Callable[[UInt8Array], FloatArray], tiling: Tiling
-) -> Iterator[FloatArray]:
-    """Segment an image of ``size`` tile by tile; only the rows of one row of tiles are in memory.
-
-    ``bands`` are its rows from top to bottom, uint8 (any number, W, C); ``predict`` maps uint8 (1, h, w, C) to
-    probabilities float32 (1, h, w, K). Yields blended probabilities float32 (rows, W, K), from top to bottom, in an
-    array that the next step overwrites.
-    """
+def tiled_rows(bands: Iterator[UInt8Array], size: Size, predict: Predict, tiling: Tiling) -> Iterator[FloatArray]:
+    """Segment bands uint8 (rows, W, C) of an image tile by tile; the next float32 (rows, W, K) overwrites this."""
     tile_rows, columns = tiling.along(size[0]), tiling.along(size[1])
     tops = [top for top, _, _ in tile_rows] + [size[0]]
     rows, total = next(bands), np.zeros((0, 0, 0), dtype=np.float32)
@@ -255,9 +259,7 @@ def highest_probabilities(probabilities: FloatArray) -> FloatArray:
 
 
 def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArray]:
-    """Count pixels, 8-connected regions and pixels of the largest region for each class index, int64 (256,) each,
-    in a mask given as bands of rows uint8 (rows, W), top to bottom.
-    """
+    """Count pixels, 8-connected regions and pixels of the largest by class, int64 (256,), in bands uint8 (rows, W)."""
     pixels, regions, largest = (np.zeros(256, dtype=np.int64) for _ in range(3))
     row_above = np.zeros((0, 0), dtype=np.uint8)
     open_of_pixel, open_sizes = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -306,10 +308,7 @@ def _without_small_regions(bands: Iterable[UInt8Array], smallest: int) -> Iterat
 
 
 def find_runs(mask: UInt8Array) -> tuple[IndexArray, IndexArray, IndexArray, IndexArray]:
-    """Split a mask (H, W) into runs, stretches of equal pixels in a row, and find those of equal pixels that touch.
-
-    Returns where each starts in ``mask.ravel()``, the run of each pixel (H, W), and touching pairs upper[i], lower[i].
-    """
+    """Split a mask (H, W) into runs of equal pixels: starts in ``mask.ravel()``, run of each pixel, touching pairs."""
     starts = np.ones(mask.shape, dtype=bool)
     starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
     run_of = np.cumsum(starts.ravel()).reshape(mask.shape) - 1
@@ -342,8 +341,7 @@ def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Seque
     available = onnxruntime.get_available_providers()
     chosen = [next((full for full in available if full.lower().startswith(name.lower())), name) for name in providers]
     if missing := [name for name in chosen if name not in available]:
-        what = f"--providers {', '.join(missing)}: this onnxruntime has only {', '.join(available)}"
-        raise InferenceError(f"{what}; cuda needs the package onnxruntime-gpu in its place")
+        raise InferenceError(f"--providers {missing}: this onnxruntime has only {available}; cuda: onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # docs/inference.md has the figures
@@ -366,7 +364,8 @@ def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence
     network = core.read_model(path)
     metadata = {METADATA_KEY: str(network.get_rt_info(place).value)} if network.has_rt_info(place) else {}
     # Without the hint OpenVINO uses bf16 on CPUs that have it.
-    settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": str(threads)}
+    hint = {"fp32": "f32"}.get(precision, precision)
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(threads)}
     compiled = core.compile_model(network, "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
     return lambda images: compiled({"image": images}), metadata
 
@@ -455,16 +454,19 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
     with _whole(target) as temporary, _explained(f"{path}: cannot be segmented"), tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         height, width = size = page.imagelength, page.imagewidth
-        is_plain = page.dtype == np.uint8 or (page.dtype == np.uint16 and page.samplesperpixel == 1)
-        is_plain = is_plain and page.planarconfig == 1 and page.photometric in TIFF_GREY_RGB_YCBCR
-        if not is_plain or labels.channels not in MODE_OF_CHANNELS or page.tags.valueof(TIFF_ORIENTATION, 1) != 1:
+        is_plain = page.bitspersample in ((8, 16) if page.samplesperpixel == 1 else (8,)) and page.dtype.kind == "u"
+        is_plain &= page.photometric in (1, 2) or (page.photometric, page.compression) == YCBCR_JPEG
+        is_plain &= page.planarconfig == page.tags.valueof(ORIENTATION, 1) == 1 and 1 not in page.extrasamples
+        if not is_plain or page.samplesperpixel > 4:
             raise InferenceError(f"{path}: --tile reads upright TIFF, grey (8 or 16 bits) or RGB (8 bits); convert it")
-        _check_pixels(path, page.chunks[0], width, max_pixels)
+        check_pixels(path, page.chunks[0], max(width, page.chunks[1]), max_pixels)
+        unpacked = max(page.databytecounts) * {8: 1032, 32946: 1032, 34925: 7000}.get(page.compression, 0)
+        if unpacked > 4 * max_pixels and "imagecodecs" not in sys.modules:
+            raise InferenceError(f"{path}: a tile or strip may unpack to {unpacked} bytes; pip install imagecodecs")
         needs_extremes = page.dtype == np.uint16 and labels.sixteen_bit == "min_max"
         ends = [int(end) for band in _tiff_bands(page) for end in (band.min(), band.max())] if needs_extremes else []
-        extremes = (min(ends), max(ends)) if ends else None
-        pictures = (_eight_bit(path, band, labels.sixteen_bit, extremes) for band in _tiff_bands(page))
-        bands = (_with_channels(Image.fromarray(picture), labels.channels) for picture in pictures)
+        pictures = (_eight_bit(path, band, labels.sixteen_bit, ends) for band in _tiff_bands(page))
+        bands = (convert(Image.fromarray(picture), labels, path) for picture in pictures)
 
         def masks() -> Iterator[UInt8Array]:
             for block in tiled_rows(bands, size, lambda tile: model.run(tile)[0], tiling):
@@ -538,20 +540,21 @@ def mask_paths(files: Sequence[Path], out: Path, tiling: Tiling | None = None) -
 
 
 def _save(found: Prediction, image: UInt8Array, colors: UInt8Array, mask: Path, extras: Sequence[str]) -> None:
-    pictures = {"": Image.fromarray(found.mask_index)}
-    pictures[""].putpalette(colors.ravel().tolist())
-    if "colors" in extras:
-        pictures["colors"] = Image.fromarray(colors[found.mask_index])
-    if "overlays" in extras:
-        rgb = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, axis=2)
-        painted = np.where(found.mask_index[..., None] > 0, rgb // 2 + colors[found.mask_index] // 2, rgb)
-        pictures["overlays"] = Image.fromarray(painted)
-    for folder, picture in pictures.items():
-        with _whole(mask.parent / folder / mask.name) as temporary:
+    for folder in ("", *extras):
+        with _whole(
+            mask.parent / folder / f"{mask.stem}{'.npz' if folder == 'probabilities' else '.png'}"
+        ) as temporary:
+            if folder == "probabilities":
+                np.savez(temporary, probabilities=found.probabilities)
+                continue
+            pixels = colors[found.mask_index] if folder else found.mask_index
+            if folder == "overlays":
+                rgb = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, axis=2)
+                pixels = np.where(found.mask_index[..., None] > 0, rgb // 2 + pixels // 2, rgb)
+            picture = Image.fromarray(pixels)
+            if not folder:
+                picture.putpalette(colors.ravel().tolist())
             picture.save(temporary)
-    if "probabilities" in extras:
-        with _whole(mask.parent / "probabilities" / f"{mask.stem}.npz") as temporary:
-            np.savez(temporary, probabilities=found.probabilities)
 
 
 def infer_files(
@@ -589,7 +592,7 @@ def infer_files(
                 bar, left = "#" * (20 * done // len(files)), (time.monotonic() - started) * (len(files) / done - 1)
                 sys.stderr.write(f"{clear}[{bar:20}] {done} of {len(files)} images, {left:.0f} s left")
     sys.stderr.write(f"{clear}{len(files) - failed} of {len(files)} images segmented; masks and summary.csv: {out}\n")
-    with _whole(out / "summary.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with _whole(out / "summary.csv") as temporary, temporary.open("w", -1, "utf-8", "backslashreplace", "") as stream:
         csv.writer(stream).writerows(rows)
     return failed
 
@@ -608,21 +611,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[A
     for name, explanation in EXTRAS.items():
         parser.add_argument(f"--{name}", dest="extras", action="append_const", const=name, default=[], help=explanation)
     parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="engine that runs the network")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster, with openvino")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster, with openvino")
     parser.add_argument("--providers", type=lambda text: text.split(","), default=(), help="such as cuda,cpu")
     parser.add_argument("--threads", type=int, help="threads of the engine (default: all cores)")
     parser.add_argument("--tile", type=int, help="segment at native size in tiles of this side, such as 512")
     parser.add_argument("--overlap", type=int, help=f"how far tiles overlap (default: {DEFAULT_OVERLAP})")
     parser.add_argument("--min-region-area", type=int, help="smaller defects become background (default: the model's)")
     parser.add_argument("--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="most pixels to decode at once")
-    pillow_limit = Image.MAX_IMAGE_PIXELS
     try:
         options = parser.parse_args(argv)
         if (options.min_region_area or 0) < 0:
             parser.error(f"--min-region-area {options.min_region_area} must be 0, which keeps all, or pixels")
         if options.overlap is not None and options.tile is None:
             parser.error(f"--overlap {options.overlap} needs --tile")
-        Image.MAX_IMAGE_PIXELS = None  # --max-pixels replaces it
         files = find_images(options.images)
         model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
         if options.min_region_area is not None:
@@ -632,8 +633,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[A
     except InferenceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    finally:
-        Image.MAX_IMAGE_PIXELS = pillow_limit
 
 
 if __name__ == "__main__":

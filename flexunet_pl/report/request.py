@@ -16,6 +16,7 @@ class Request:
     masks: Path | None  # folder of masks, instead of ``data``
     palette: Path | None  # YAML file with class names and colours, or a config; None for the data's or the model's own
     antialiased: bool  # whether blended colours of the truth are moved to a neighbouring class
+    max_pixels: int | None  # the most pixels of an image or mask; None for 100 million
     out: Path  # the report's folder
     draws: int  # how often images are drawn for the intervals
     seed: int  # of these draws

@@ -1,7 +1,5 @@
 """Write a report: report.html, scores.json, scores.csv, images.csv and pictures."""
 
-import csv
-import io
 import platform
 import tempfile
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexunet_pl import __version__
+from flexunet_pl.core.csv_text import csv_of_maps
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_folder, move_all, write_json, write_text
 from flexunet_pl.data.palette import Palette
@@ -121,12 +120,12 @@ def _classes_csv(scores: Mapping[str, Any], palette: Palette) -> str:
             rows.append({**model, "class": name, **own, **ends})
         means = {metric.key: result[metric.key] for metric in compared_metrics([result])}
         rows.append({**model, "class": "all", **means, **_ends(metrics_of(), intervals)})
-    return _csv(rows)
+    return csv_of_maps(rows)
 
 
 def _images_csv(scores: Mapping[str, Any]) -> str:
     rows = scores["comparison"]["per_image"] if "comparison" in scores else scores["per_image"]
-    return _csv([row | {"classes": ";".join(row["classes"])} for row in rows])
+    return csv_of_maps([row | {"classes": ";".join(row["classes"])} for row in rows])
 
 
 def _ends(metrics: Sequence[Metric], intervals: Mapping[str, Any]) -> dict[str, float]:
@@ -138,15 +137,6 @@ def _ends(metrics: Sequence[Metric], intervals: Mapping[str, Any]) -> dict[str, 
         if interval is not None
         for end, value in zip(("low", "high"), interval, strict=True)
     }
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, keys, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _check_writable(out: Path) -> None:

@@ -1,7 +1,6 @@
 """Callbacks that write results: curves, epoch pictures, predicted masks, scores."""
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback, Checkpoi
 from PIL import Image
 
 from flexunet_pl.core import console
+from flexunet_pl.core.csv_text import csv_of_maps
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path, write_json, write_text
 from flexunet_pl.data.datamodule import SegmentationDataModule
@@ -37,7 +37,10 @@ class Curves(Checkpoint):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Read the rows of earlier epochs, without those of an epoch that was interrupted."""
         path = _run_dir(trainer) / "curves" / "scores.csv"
-        rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+        rows: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
         self.rows = [
             {key: float(value) for key, value in row.items() if value}
             for row in rows
@@ -233,13 +236,9 @@ def _shown(value: float | None) -> float | str:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, keys, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.10g}" for key, value in row.items() if value is not None})
-    return text.getvalue()
+    return csv_of_maps(
+        [{key: f"{value:.10g}" if value is not None else "" for key, value in row.items()} for row in rows]
+    )
 
 
 def _main_keys(metrics: dict[str, float]) -> list[str]:

@@ -13,6 +13,7 @@ from flexunet_pl.core.files import atomic_path
 UInt8Array = npt.NDArray[np.uint8]
 
 GAP = 6
+WIDEST_TILE = 4096
 PAPER = (250, 250, 250)
 INK = (32, 32, 32)
 # Colours for every kind of colour vision (Okabe and Ito).
@@ -89,8 +90,11 @@ def contour(mask_index: UInt8Array) -> npt.NDArray[np.bool_]:
 
 
 def scaled_to(height: int, rgb: UInt8Array, how: Image.Resampling, gap: int | None = None) -> Image.Image:
-    """Return a picture uint8 (H, W, 3) scaled to ``height`` pixels; ``gap`` as for Pillow's ``reducing_gap``."""
-    width = max(1, round(rgb.shape[1] * height / rgb.shape[0]))
+    """Return a picture uint8 (H, W, 3) scaled to ``height`` pixels, squeezed if it were wider than WIDEST_TILE.
+
+    ``gap`` is Pillow's ``reducing_gap``.
+    """
+    width = min(max(1, round(rgb.shape[1] * height / rgb.shape[0])), WIDEST_TILE)
     return Image.fromarray(rgb).resize((width, height), how, reducing_gap=gap)
 
 

@@ -161,8 +161,8 @@ def test_regions_of_one_sigmoid_channel_score_its_probability() -> None:
         pytest.param(np.zeros((4, 4, 3), dtype=np.float32), "give uint8", id="array of another type"),
         pytest.param(np.zeros((4, 4), dtype=np.uint8), r"give uint8 \(H, W, 3\)", id="grey array, colour model"),
         pytest.param("absent.png", "absent.png", id="file that does not exist"),
-        pytest.param(Image.new("F", (4, 4)), "32-bit pixels", id="picture of floats"),
-        pytest.param(Image.new("I;16", (4, 4)), "takes 8 bits", id="16-bit picture without a rule"),
+        pytest.param(Image.new("F", (4, 4)), "image: mode F; convert it to grey", id="picture of floats"),
+        pytest.param(Image.new("I;16", (4, 4)), "image: a 16-bit image; convert", id="16-bit picture without a rule"),
     ],
 )
 def test_unusable_images_are_user_errors(brightest: Path, given: Any, message: str) -> None:

@@ -184,3 +184,19 @@ def test_a_colour_of_no_class_counts_as_the_nearest_of_those_named(tmp_path: Pat
     assert (mask_index.tolist(), moved) == ([[1, 2, 0, 3]], 3)
     with pytest.raises(UserError, match=r"data\.nearest_classes: 'backgrund' is no class.*did you mean 'background'"):
         replace(palette, nearest=("backgrund",))
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(np.array([[0, 1, 1, 0]], dtype=np.uint8), id="grey"),
+        pytest.param(np.array([[[0] * 3, [1] * 3, [1] * 3]], dtype=np.uint8), id="all channels"),
+        pytest.param(np.array([[[0, 0, 0], [0, 0, 1]]], dtype=np.uint8), id="one channel"),
+    ],
+)
+def test_indices_do_not_pass_for_blended_black(mask: npt.NDArray[np.uint8], antialiased: bool, tmp_path: Path) -> None:
+    palette = Palette.from_mapping({"background": [0, 0, 0], "defect": [255, 255, 255], "ignore": [255, 0, 0]})
+    path = write(tmp_path / "a.png", mask)
+    with pytest.raises(UserError, match=r"a\.png: .*seems to hold class indices: save it with the palette's colours"):
+        read_mask(path, palette, antialiased)

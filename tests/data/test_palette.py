@@ -76,3 +76,20 @@ def test_a_config_is_read_as_the_palette_in_it(tmp_path: Path) -> None:
     (tmp_path / "bare.yaml").write_text("data: {root: tiles}\n")
     with pytest.raises(UserError, match=r"bare\.yaml: is a config without data\.palette"):
         Palette.load(tmp_path / "bare.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "on", "yes", "off", "null", "1e3", "01", "2024-01-01", "a,b", "caf\udce9", "=x"]
+)
+def test_class_names_stay_text(name: str, tmp_path: Path) -> None:
+    palette = Palette.from_mapping({"background": [0, 0, 0], name: [0, 0, 255]})
+    palette.save(tmp_path / "written.yaml")
+    assert Palette.load(tmp_path / "written.yaml") == palette
+    if name.isascii():
+        (tmp_path / "plain.yaml").write_text(f"background: [0, 0, 0]\n{name}: [0, 0, 255]\n")
+        assert Palette.load(tmp_path / "plain.yaml") == palette
+
+
+def test_a_class_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(UserError, match="the class name False is no text; put it in quotes"):
+        Palette.from_mapping({"background": [0, 0, 0], False: [0, 0, 255]})  # type: ignore[dict-item]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import struct
 import sys
@@ -139,7 +140,7 @@ def test_broken_image_is_named_and_the_rest_done(
     assert len(errors) == 3
     for name, error in zip(("evil.npy", "text.png", "truncated.png"), errors, strict=True):
         assert str(photos / name) in error
-        assert "cannot be read as an image" in error
+        assert "cannot be read as a" in error  # an image, or a numpy array
     assert {row["file"] for row in read_summary(out)} == {str(photos / "a.png"), str(photos / "b.bmp")}
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "summary.csv"]
 
@@ -286,3 +287,15 @@ def test_a_bar_grows_on_a_terminal(
 
 def test_providers_by_their_beginning(brightest: Path) -> None:
     assert Model(brightest, providers=["cpu"]).predict(picture([[GREEN]])).mask_index.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("stem", ['a,b "q"', "l\nf", os.fsdecode(b"caf\xe9"), "x" * 246], ids=repr)
+def test_odd_names_are_segmented_and_listed(stem: str, brightest: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"{stem}.png"
+    Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(path)
+    options = ["--out", str(tmp_path / "out"), "--overlays", "--probabilities"]
+    assert main([str(brightest), str(path), *options]) == 0
+    for written in (f"{stem}.png", f"overlays/{stem}.png", f"probabilities/{stem}.npz"):
+        assert (tmp_path / "out" / written).is_file()
+    listed = str(path).encode(errors="backslashreplace").decode()
+    assert {row["file"] for row in read_summary(tmp_path / "out")} == {listed}

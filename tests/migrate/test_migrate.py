@@ -14,6 +14,8 @@ from keras_cases import FILE_NAMES, assert_same_bits, make_network, probabilitie
 from original_configs import Changes, config_text, value_in
 
 from flexunet_pl.cli.main import main
+from flexunet_pl.core.yaml_text import with_text_keys
+from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.synthetic.dataset import TILE_PALETTE, write_dataset
 from flexunet_pl.nn.flexunet import FlexUNet
 from flexunet_pl.training.checkpoint import read_checkpoint
@@ -272,3 +274,17 @@ def test_the_yaml_of_the_page_is_the_one_shown(clone: Path, tmp_path: Path) -> N
     recipe = yaml.safe_load((tmp_path / "tile" / "train_eval_infer.yaml").read_text())
     assert recipe["data"]["train_images"] == "../clone/dataset/TILE/train/images"
     assert recipe["data"]["predict_dir"] == "../clone/projects/TensorFlowFlexUNet/TILE/mini_test/images"
+
+
+def test_names_that_yaml_misreads_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    names = ["no", "on", "1e3", "null", "2024-01-01", "off"]
+    assert main(["migrate", str(small_config(tmp_path)), str(out), "--names", ",".join(names)]) == 0
+    assert list(Palette.load(out / "train_eval_infer.yaml").names) == names
+    given = "{no: [0, 0, 0], yes: [0, 0, 9], 1e3: [0, 0, 8], ~: [0, 0, 7], off: [0, 0, 6], 1: [0, 0, 5]}"
+    for palette, expected in (([], names), (["--data.palette", given], ["no", "yes", "1e3", "~", "off", "1"])):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(out / "train_eval_infer.yaml"), *palette, "--print_config"])
+        printed = yaml.safe_load(with_text_keys(capsys.readouterr().out))
+        assert list(printed["data"]["palette"]) == expected

@@ -1,5 +1,6 @@
 """Build a data set from the images found: check, group, split and write."""
 
+import csv
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ from pathlib import Path
 from scipy.cluster.hierarchy import DisjointSet
 
 from flexunet_pl.core.console import count_python_warnings, progress
+from flexunet_pl.core.csv_text import csv_text
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.files import write_text
+from flexunet_pl.core.files import write_bytes
 from flexunet_pl.core.types import Problem, raise_problems
 from flexunet_pl.curation.appearance import Appearance, appearance_of
 from flexunet_pl.curation.conversion import Converter, read_any_image
@@ -29,7 +31,7 @@ from flexunet_pl.curation.prepare.options import Settings
 from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
 from flexunet_pl.curation.prepare.readers import Found
 from flexunet_pl.data.layout import PALETTE_FILE
-from flexunet_pl.data.manifest import Row, count_pixels, sha256_of, write_manifest
+from flexunet_pl.data.manifest import FILE_NAMES, Row, count_pixels, sha256_of, write_manifest
 from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.samples import has_sixteen_bits
 from flexunet_pl.data.sizing import Sizing
@@ -125,9 +127,13 @@ def build(
 def _record_near_duplicates(out: Path, grouping: Grouping) -> None:
     """Write the pairs that look alike as CSV, after those of an earlier run, and how they were told apart as JSON."""
     path = out / NEAR_DUPLICATES_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ["first,second,likeness"]
-    lines += [f"{first},{second},{value:.3f}" for first, second, value in grouping.near_duplicates]
-    write_text(path, "\n".join(dict.fromkeys(lines)) + "\n")
+    before: list[tuple[str, ...]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8", errors=FILE_NAMES) as file:
+            before = [tuple(row) for row in csv.reader(file)][1:]
+    found = [(first, second, f"{value:.3f}") for first, second, value in grouping.near_duplicates]
+    text = csv_text(("first", "second", "likeness"), dict.fromkeys([*before, *found]))
+    write_bytes(path, text.encode(errors=FILE_NAMES))
     if grouping.joined and grouping.looks is not None:
         grouping.looks.save(out)
     else:

@@ -1,5 +1,6 @@
 """Derive a manifest for a data set without one, and a data set with augmented training images."""
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,7 @@ from flexunet_pl.core.types import Problem, collected, raise_problems
 from flexunet_pl.curation.conversion import png_bytes, read_any_image
 from flexunet_pl.curation.looks import Looks
 from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
+from flexunet_pl.curation.prepare.readers import MOST_BYTES
 from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, count_pixels, read_manifest, sha256_of
 from flexunet_pl.data.masks import read_mask
@@ -68,9 +70,13 @@ def augment_dataset(
     claim(out, update)
     own = {row.name: row.split for row in rows}
     training = [row.name for row in rows if row.split == "train"]
-    refuse_unplanned_files(
-        out, own | {offline_name(variant.prefix, name): "train" for name in training for variant in variants}
-    )
+    new = {offline_name(variant.prefix, name): "train" for name in training for variant in variants}
+    if too_long := [name for name in new if len(os.fsencode(f"{name}.png")) > MOST_BYTES]:
+        raise UserError(
+            f"{src}: the name {too_long[0]}.png of a variant is longer than the {MOST_BYTES} bytes that file systems "
+            "allow; give its image a shorter name"
+        )
+    refuse_unplanned_files(out, own | new)
     palette.save(out / PALETTE_FILE)
     if (looks := Looks.load(src)) is not None:
         looks.save(out)

@@ -31,6 +31,7 @@ class Settings:
         palette: YAML file with class names and colours, or a config that has them; without it classes get colours of
             their own.
         antialiased_masks: Whether blended mask colours are moved to a neighbouring class.
+        max_pixels: The most pixels of an image or mask (default: 100 million).
         update: Whether OUT may hold a data set already; missing files are added, nothing is changed or deleted.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     size: int = 512
     palette: Path | None = None
     antialiased_masks: bool = False
+    max_pixels: int | None = None
     update: bool = False
 
     def __post_init__(self) -> None:

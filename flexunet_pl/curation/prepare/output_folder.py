@@ -86,5 +86,5 @@ def _same_pixels(path: Path, content: bytes) -> bool:
     try:
         with Image.open(path) as there, Image.open(io.BytesIO(content)) as new:
             return there.mode == new.mode and np.array_equal(np.asarray(there), np.asarray(new))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

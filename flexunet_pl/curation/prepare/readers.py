@@ -1,5 +1,6 @@
 """Find images and masks in MVTec AD folders and in folders of images and masks."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from flexunet_pl.data.manifest import sha256_of
 from flexunet_pl.data.samples import IMAGE_SUFFIXES, files_in, find_pairs
 from flexunet_pl.data.sources import source_of
 
+MOST_BYTES = 255  # of a file's name
 # The mask of an image without any defect may be there, but must be empty.
 NO_CLASS = ""
 # Accepted names of folders and splits, in any case.
@@ -201,13 +203,16 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def unique(found: Sequence[Found], problems: list[Problem]) -> Reading:
-    """Refuse two images of one name, and no image at all."""
+    """Refuse two images of one name, a name too long, and no image at all."""
     first: dict[str, Found] = {}
     for item in found:
         if item.name in first:
             what = f"gets the name {item.name!r} that {first[item.name].image} has"
             problems.append(Problem(what, item.image, "rename one"))
         first.setdefault(item.name, item)
+        if (length := len(os.fsencode(f"{item.name}{item.image.suffix}"))) > MOST_BYTES:
+            what = f"gets a name of {length} bytes in the data set, which file systems do not allow ({MOST_BYTES})"
+            problems.append(Problem(what, item.image, "give it a shorter name"))
     if not found and not problems:
         problems.append(Problem("no image was found", repair="check the path"))
     return sorted(first.values(), key=lambda item: item.name), problems
