@@ -8,7 +8,7 @@ from typing import TextIO
 
 from flexunet_pl import __version__
 from flexunet_pl.core.arguments import PROGRAM
-from flexunet_pl.core.console import flush_warnings, note, say
+from flexunet_pl.core.console import flush_warnings, is_first_process, note, say
 from flexunet_pl.core.errors import UserError, print_user_error, suggestion
 from flexunet_pl.core.extras import missing_extra
 from flexunet_pl.core.files import cannot_write
@@ -99,13 +99,13 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 def _log_to_stderr() -> None:
-    """Print the messages of the package on standard error, as plain lines."""
+    """Print the messages of the package on standard error, as plain lines; of several processes, the first does."""
     logger = logging.getLogger("flexunet_pl")
     if not logger.handlers:
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO if is_first_process() else logging.ERROR)
 
 
 def _overview() -> list[str]:

@@ -1,7 +1,8 @@
-"""What commands print: results, notes, tables, progress bars, and each warning once with a count."""
+"""What commands print: results, notes, tables, progress bars, and what is repeated once with a count."""
 
 import atexit
 import contextlib
+import os
 import sys
 import warnings
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _repeats: Counter[str] = Counter()
-_first_messages: dict[str, str] = {}
+_first_lines: dict[str, tuple[str, str]] = {}  # by key: label and message
 
 
 def say(*lines: str) -> None:
@@ -36,23 +37,45 @@ def warn(message: str, key: str | None = None) -> None:
         message: One line.
         key: Warnings with the same key count as one; None takes the message.
     """
+    if is_first(message, key, "warning: "):
+        note(f"warning: {message}")
+
+
+def is_first(message: str, key: str | None = None, label: str = "") -> bool:
+    """Return whether to print a line; repetitions are only counted, for :func:`flush_warnings`.
+
+    Of several processes of a run, only the first prints what all of them would.
+
+    Args:
+        message: One line.
+        key: Lines with the same key count as one; None takes the message.
+        label: What stands before it, such as "warning: ".
+    """
+    if not is_first_process():
+        return False
     key = message if key is None else key
-    if key in _first_messages:
+    if key in _first_lines:
         _repeats[key] += 1
-        return
-    _first_messages[key] = message
-    note(f"warning: {message}")
+        return False
+    _first_lines[key] = label, message
+    return True
+
+
+def is_first_process() -> bool:
+    """Return whether this is the only process of a run, or the first of several on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def flush_warnings() -> None:
-    """Print one line for each repeated warning with its count, then forget all warnings.
+    """Print one line for each repeated warning or line with its count, then forget all of them.
 
     The command line calls this at the end of a command; a process that ends without it does so at exit.
     """
     for key, count in _repeats.items():
-        note(f"warning: {count} more like this: {_first_messages[key]}")
+        label, message = _first_lines[key]
+        note(f"{label}{count} more like this: {message}")
     _repeats.clear()
-    _first_messages.clear()
+    _first_lines.clear()
 
 
 atexit.register(flush_warnings)

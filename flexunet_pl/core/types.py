@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from flexunet_pl.core.errors import UserError
 
+MOST_NAMES = 30  # of files with the same problem
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -45,6 +47,12 @@ class Problem:
         end = f"; {self.repair}" if self.repair else ""
         return f"{start}{self.what}{end}"
 
+    @property
+    def place(self) -> str:
+        """The file or folder that the line begins with, empty if it begins with none."""
+        start, colon, _ = str(self).partition(": ")
+        return start if colon and (self.file is not None or Path(start).suffix) else ""
+
 
 @contextlib.contextmanager
 def collected(problems: list[Problem], kind: str = "", files: tuple[str, ...] = ()) -> Iterator[None]:
@@ -58,6 +66,8 @@ def collected(problems: list[Problem], kind: str = "", files: tuple[str, ...] = 
 def raise_problems(problems: Sequence[Problem], before: str = "", after: str = "", most: int = 30) -> None:
     """Raise one error that lists the first ``most`` problems and counts the rest; do nothing if there are none.
 
+    Problems that differ in their files alone are one entry, with a count and the names of the files.
+
     Args:
         problems: What was found.
         before: Start of the heading, such as "data/tiles: ".
@@ -65,14 +75,27 @@ def raise_problems(problems: Sequence[Problem], before: str = "", after: str = "
         most: How many problems are listed.
 
     Raises:
-        UserError: "{before}3 problems{after}:", then a numbered line for each.
+        UserError: "{before}3 problems{after}:", then numbered lines.
     """
     if problems:
         lines = [f"{before}{len(problems)} problem{'s'[: len(problems) > 1]}{after}:"]
-        lines += [f"  {number}. {problem}" for number, problem in enumerate(problems[:most], start=1)]
-        if len(problems) > most:
-            lines.append(f"  and {len(problems) - most} more")
+        alike: dict[str, list[Problem]] = {}
+        for problem in problems:
+            key = str(problem).replace(problem.place, "") if problem.place else str(problem)
+            alike.setdefault(key, []).append(problem)
+        groups = list(alike.values())
+        lines += [f"  {number}. {_in_one_line(*group)}" for number, group in enumerate(groups[:most], start=1)]
+        if left := sum(map(len, groups[most:])):
+            lines.append(f"  and {left} more")
         raise UserError("\n".join(lines))
+
+
+def _in_one_line(first: Problem, *others: Problem) -> str:
+    if not others:
+        return str(first)
+    names = [Path(one.place).name for one in others if one.place][:MOST_NAMES]
+    names += ["..."] if names and len(others) > len(names) else []
+    return f"{first} ({len(others)} more like this{': ' if names else ''}{', '.join(names)})"
 
 
 @dataclass(frozen=True)

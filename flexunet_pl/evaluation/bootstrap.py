@@ -28,13 +28,18 @@ def group_weights(groups: list[str], draws: int, seed: int) -> tuple[IntArray, I
     return np.array([positions[group] for group in groups], dtype=np.int64), weights.astype(np.int64)
 
 
-def draw_counts(confusions: IntArray, places: IntArray, weights: IntArray) -> PixelCounts:
-    """Return counts (B, K, K) of every draw from those of images (N, K, K), their groups (N,), and weights (B, G)."""
-    by_group = np.zeros((weights.shape[1], *confusions.shape[1:]), dtype=np.int64)
+def group_counts(confusions: IntArray, places: IntArray) -> IntArray:
+    """Return counts (G, K, K) of every group from those of images (N, K, K) and their groups 0..G-1, (N,)."""
+    by_group = np.zeros((places.max() + 1, *confusions.shape[1:]), dtype=np.int64)
     np.add.at(by_group, places, confusions)
+    return by_group
+
+
+def draw_counts(by_group: IntArray, weights: IntArray) -> PixelCounts:
+    """Return counts (B, K, K) of every draw from those of groups (G, K, K) and weights (B, G)."""
     # In floating point because that uses fast matrix products; the counts stay exact below 2^53.
     sums = weights.astype(np.float64) @ by_group.reshape(len(by_group), -1).astype(np.float64)
-    return PixelCounts(sums.reshape(-1, *confusions.shape[1:]))
+    return PixelCounts(sums.reshape(-1, *by_group.shape[1:]))
 
 
 def scores_of_draws(counts: PixelCounts, names: Sequence[str]) -> dict[tuple[str, ...], FloatArray]:
@@ -54,10 +59,18 @@ def is_drawn(metric: Metric) -> bool:
     return metric.source == "pixels" and not metric.needs and metric.higher_is_better is not None
 
 
-def interval(values: FloatArray, groups: int) -> list[float] | None:
-    """Return the middle LEVEL of the values (B,) as [low, high]; None with too few groups or known values."""
+def has_interval(of_groups: FloatArray) -> bool:
+    """Whether enough groups have a score, given that of each group alone (G,), NaN for none.
+
+    All draws score a class alike that a single group shows: their interval would have no width, and say nothing.
+    """
+    return bool((~np.isnan(of_groups)).sum() >= FEWEST_GROUPS)
+
+
+def interval(values: FloatArray) -> list[float] | None:
+    """Return the middle LEVEL of the values (B,) as [low, high], None if all are NaN."""
     known = values[~np.isnan(values)]
-    if groups < FEWEST_GROUPS or not len(known):
+    if not len(known):
         return None
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return [float(low), float(high)]

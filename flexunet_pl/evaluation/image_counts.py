@@ -12,6 +12,7 @@ from flexunet_pl.evaluation.calibration import Calibration
 from flexunet_pl.evaluation.curves import ClassHistogram, odds_bins
 from flexunet_pl.evaluation.models import FloatArray, ImagePrediction, plane
 from flexunet_pl.evaluation.regions import EIGHT_NEIGHBOURS, Regions, match_regions
+from flexunet_pl.inference.onnx_infer import most_probable
 from flexunet_pl.nn.score_table import confusion_matrix
 
 IntArray = npt.NDArray[np.int64]
@@ -35,6 +36,8 @@ class ImageCounts(NamedTuple):
     boundaries: dict[int, BoundaryCounts]  # of the same classes
     soft: float  # dice_coef_multiclass
     soft_of_background: float  # the same of a prediction that is background everywhere
+    is_background: bool  # the predicted mask is background everywhere
+    is_emptied: bool  # and it had regions before small ones were removed, as far as the probabilities tell
     probabilities: ProbabilityCounts | None  # None where only masks are known
 
     @property
@@ -46,6 +49,7 @@ class ImageCounts(NamedTuple):
 
 def count_image(prediction: ImagePrediction, truth: UInt8Array, num_classes: int) -> ImageCounts:
     """Compare the prediction of an image with its truth, uint8 (H, W), 255 = ignore, at the image's own size."""
+    is_background = not prediction.mask_index.any()
     is_single = prediction.probabilities is not None and prediction.probabilities.shape[2] == 1
     counted = truth != IGNORE_INDEX
     planes = None
@@ -63,6 +67,9 @@ def count_image(prediction: ImagePrediction, truth: UInt8Array, num_classes: int
         regions=match_regions(truth, prediction.mask_index, num_classes),
         boundaries=count_boundaries(truth, prediction.mask_index, num_classes),
         soft=(2 * hit + 1) / (volume + support + 1),
+        is_background=is_background,
+        is_emptied=is_background
+        and bool(prediction.probabilities is not None and most_probable(prediction.probabilities).any()),
         soft_of_background=1 / (support + 1) if is_single else (2 * int((true == 0).sum()) + 1) / (2 * support + 1),
         probabilities=None if planes is None else _probability_counts(planes, truth, prediction.mask_index),
     )

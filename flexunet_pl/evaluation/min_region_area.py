@@ -58,7 +58,7 @@ def cross_validated(counts: IntArray) -> float:
     """
     places = np.arange(len(counts))
     all_but_one = 1 - np.eye(len(counts), dtype=np.int64)
-    of_others = np.stack([_means(draw_counts(one, places, all_but_one)) for one in counts.swapaxes(0, 1)])
+    of_others = np.stack([_means(draw_counts(one, all_but_one)) for one in counts.swapaxes(0, 1)])
     return float(_means(PixelCounts(counts[places, of_others.argmax(axis=0)].sum(axis=0))))
 
 

@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flexunet_pl.core.background import BackgroundCounts
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.evaluation.bootstrap import draw_counts, group_weights, interval, scores_of_draws
+from flexunet_pl.evaluation.bootstrap import (
+    draw_counts,
+    group_counts,
+    group_weights,
+    has_interval,
+    interval,
+    scores_of_draws,
+)
 from flexunet_pl.evaluation.boundary import BoundaryCounts
 from flexunet_pl.evaluation.calibration import Calibration
 from flexunet_pl.evaluation.curves import ClassHistogram, DetectionHistogram
@@ -17,7 +25,7 @@ from flexunet_pl.evaluation.detection_metrics import DetectionCounts
 from flexunet_pl.evaluation.image_counts import ImageCounts
 from flexunet_pl.evaluation.regions import Regions, by_size
 from flexunet_pl.nn.metric_registry import metrics_of
-from flexunet_pl.nn.score_table import ScoreTable, rounded
+from flexunet_pl.nn.score_table import PixelCounts, ScoreTable, rounded
 
 IntArray = npt.NDArray[np.int64]
 
@@ -49,6 +57,8 @@ class Totals:
         self._boundaries = {index: BoundaryCounts() for index in range(1, classes)}
         self._soft: list[float] = []
         self._soft_of_background: list[float] = []
+        self._background: list[bool] = []
+        self._emptied: list[bool] = []
         self._histogram = DetectionHistogram()
         self._classes = ClassHistogram(classes)
         self._calibration, self._calibration_of_defects = Calibration(), Calibration()
@@ -63,6 +73,8 @@ class Totals:
             self._boundaries[index] = BoundaryCounts(*map(sum, zip(self._boundaries[index], boundary, strict=True)))
         self._soft.append(counts.soft)
         self._soft_of_background.append(counts.soft_of_background)
+        self._background.append(counts.is_background)
+        self._emptied.append(counts.is_emptied)
         self.rows.append(_row(name, group, counts, self.palette.names))
         if counts.probabilities is not None:
             self._has_probabilities = True
@@ -77,11 +89,16 @@ class Totals:
         means = {"mean_image_dice": _mean(with_defects), "dice_coef_multiclass": _mean(self._soft)}
         return ScoreTable(np.sum(self.confusions, axis=0), len(self.rows), means)
 
+    def background(self) -> BackgroundCounts:
+        """Return how many predicted masks are all background."""
+        return BackgroundCounts(len(self.rows), sum(self._background), sum(self._emptied))
+
     def to_mapping(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Return everything as plain data for scores.json."""
         table = self.table()
         mapping = table.to_mapping(self.palette.names)
         mapping["dice_coef_multiclass_of_background"] = rounded(_mean(self._soft_of_background), 6)
+        mapping |= self.background().to_mapping()
         mapping["groups"] = len(set(bootstrap.groups))
         for index, name in enumerate(self.palette.names):
             of_class = self._of_class(index)
@@ -113,9 +130,18 @@ class Totals:
         return mapping
 
     def drawn(self, bootstrap: Bootstrap) -> dict[tuple[str, ...], npt.NDArray[np.float64]]:
-        """Return metrics in each draw (B,), by their place in scores.json; the same draws for every model."""
+        """Return metrics in each draw (B,), by their place in scores.json; the same draws for every model.
+
+        Those that too few groups have for an interval are NaN.
+        """
         places, weights = group_weights(list(bootstrap.groups), bootstrap.draws, bootstrap.seed)
-        return scores_of_draws(draw_counts(np.array(self.confusions), places, weights), self.palette.names)
+        by_group = group_counts(np.array(self.confusions), places)
+        of_groups = scores_of_draws(PixelCounts(by_group), self.palette.names)
+        of_draws = scores_of_draws(draw_counts(by_group, weights), self.palette.names)
+        return {
+            place: values if has_interval(of_groups[place]) else np.full(len(values), np.nan)
+            for place, values in of_draws.items()
+        }
 
     def _of_class(self, index: int) -> DetectionCounts:
         return DetectionCounts(
@@ -152,7 +178,7 @@ class Totals:
             place = mapping
             for parent in parents:
                 place = place.setdefault(parent, {})
-            place[key] = interval(values, len(set(bootstrap.groups)))
+            place[key] = interval(values)
         return mapping
 
 

@@ -21,14 +21,13 @@ def compare(totals: Sequence[Totals], results: Sequence[Mapping[str, Any]], boot
     Both are scored on the same draws of images or groups, so the intervals are those of paired differences.
     """
     drawn = [total.drawn(bootstrap) for total in totals] if bootstrap.draws else [{}, {}]
-    count = len(set(bootstrap.groups))
 
     def difference(metric: Metric, *place: str) -> dict[str, Any]:
         values: list[Any] = [reduce(getitem, (*place, metric.key), result) for result in results]
         draws = [one.get((*place, metric.key)) for one in drawn]
         apart = np.zeros(0) if draws[0] is None or draws[1] is None else draws[1] - draws[0]
         known = apart[~np.isnan(apart)]
-        between = interval(apart, count)
+        between = interval(apart)
         ahead = known > 0 if metric.higher_is_better else known < 0
         share = None if between is None else round(float(ahead.mean()), 6)
         return {"difference": _apart(*values), "interval": between, "share_of_draws_with_b_ahead": share}

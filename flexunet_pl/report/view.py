@@ -43,9 +43,9 @@ class ScoresView:
         return Markup('<span data-key="{}">{}</span>').format(pointer(*self.start, *key), text)
 
     def interval(self, *key: Key) -> Markup:
-        """Return an interval, [low, high], as HTML; nothing where there is none."""
+        """Return an interval, [low, high], as HTML; n/a for None."""
         if self.get(*key) is None:
-            return Markup("")
+            return self.number(*key)
         return Markup('<span class="soft">{} to {}</span>').format(self.number(*key, 0), self.number(*key, 1))
 
     def note(self, text: str) -> Markup:

@@ -17,7 +17,7 @@ from flexunet_pl.data.palette import Palette
 from flexunet_pl.evaluation.evaluator import Evaluation, evaluate
 from flexunet_pl.evaluation.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
 from flexunet_pl.evaluation.models import Model, PredictedMasks, open_model
-from flexunet_pl.evaluation.totals import Bootstrap
+from flexunet_pl.evaluation.totals import Bootstrap, Totals
 from flexunet_pl.nn.metric_registry import Metric, metrics_of, number_text
 from flexunet_pl.report.comparison import compare, compared_metrics
 from flexunet_pl.report.pages import one_model_page, two_models_page
@@ -73,6 +73,7 @@ def _evaluate_and_write(
         scores["models"] = dict(zip(names, results, strict=True))
         scores["comparison"] = compare(evaluation.totals, results, bootstrap)
     scores["made"] = _how_it_was_made(request, images, models, moved) | {
+        "background": _background(list(zip(names, models, evaluation.totals, strict=True))),
         "seconds_in_networks": round(sum(model.clock.seconds for model in models), 3),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -85,7 +86,7 @@ def _write(out: Path, scores: dict[str, Any], evaluation: Evaluation, palette: P
     write_text(out / "scores.csv", _classes_csv(scores, palette))
     write_text(out / "images.csv", _images_csv(scores))
     write_text(out / PAGE, make_page(scores, evaluation, palette, out))
-    lines = []
+    lines = [f"warning: {sentence}" for sentence in scores["made"]["background"]]
     results = scores.get("models", {"": scores})
     first = next(iter(results.values()))
     for metric in compared_metrics([first]):
@@ -93,6 +94,16 @@ def _write(out: Path, scores: dict[str, Any], evaluation: Evaluation, palette: P
         lines.append(f"{metric.name:<24}{'   '.join(values)}")
     lines.append(f"{first['images']} images")
     return [*lines, *(f"warning: {sentence}" for sentence in scores["made"]["leaks"])]
+
+
+def _background(models: Sequence[tuple[str, Model, Totals]]) -> list[str]:
+    """Return a sentence for each model that predicts nothing but background."""
+    sentences = []
+    for name, model, totals in models:
+        has_defects = any(row["defect"] for row in totals.rows)
+        sentence = totals.background().statement(model.facts.get("min_region_area", 0), has_defects)
+        sentences += [f"{name}: {sentence}" if name else sentence] if sentence else []
+    return sentences
 
 
 def _how_it_was_made(request: Request, images: ImageSet, models: Sequence[Model], moved: int) -> dict[str, Any]:

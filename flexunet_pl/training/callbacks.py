@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback, Checkpoi
 from PIL import Image
 
 from flexunet_pl.core import console
+from flexunet_pl.core.background import BackgroundCounts
 from flexunet_pl.core.csv_text import csv_of_maps
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path, write_json, write_text
@@ -162,6 +163,10 @@ class PredictionWriter(BasePredictionWriter):
                 image = read_image(Path(path), rules)
                 save_picture(self.out / "overlays" / f"{name}.png", overlay(image, mask_index, palette.colors))
 
+    def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Warn if no mask of any process has a defect."""
+        warn_of_background(_task(pl_module))
+
 
 class ValidationTable(Callback):
     """Print a table of scores, one row per class, after a validation during training."""
@@ -180,7 +185,10 @@ class ValidationTable(Callback):
 
 
 class ScoreWriter(Callback):
-    """Print the scores of validate and test as a table, and write those of test to ``test_scores.json``."""
+    """Print the scores of validate and test as a table, and write those of test to ``test_scores.json``.
+
+    If no mask of the test has a defect, a line says so before the scores.
+    """
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Print the table."""
@@ -189,10 +197,13 @@ class ScoreWriter(Callback):
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Print the table and write the file."""
+        task = _task(pl_module)
+        table = task.tables["test"]
+        background = warn_of_background(task, has_defects=bool(table.counts.support[1:].any()))
         if trainer.is_global_zero:
-            task = _task(pl_module)
             print_scores(task, "test")
-            write_json(_run_dir(trainer) / "test_scores.json", task.tables["test"].to_mapping(task.palette.names))
+            scores = table.to_mapping(task.palette.names) | background.to_mapping()
+            write_json(_run_dir(trainer) / "test_scores.json", scores)
 
 
 @contextmanager
@@ -217,6 +228,19 @@ def predict_working_size(task: SegmentationTask, image: torch.Tensor) -> Any:
     logits = task.predictor(image[None].to(task.device))
     task.network.train(was_training)
     return mask_from_logits(logits)[0].to(torch.uint8).cpu().numpy()
+
+
+def warn_of_background(task: SegmentationTask, has_defects: bool | None = None) -> BackgroundCounts:
+    """Print if all masks of a test or prediction are background, and return the counts; to be called in all processes.
+
+    ``has_defects`` is whether their truth has any, None where it is unknown.
+    """
+    counts = task.background.compute()
+    task.background.reset()
+    statement = counts.statement(task.hparams["min_region_area"], has_defects)
+    if statement is not None and task.global_rank == 0:
+        console.say(f"warning: {statement}")
+    return counts
 
 
 def print_scores(task: SegmentationTask, stage: Stage, prefix: str = "") -> None:

@@ -61,7 +61,9 @@ def portable(config: Namespace, run_dir: Path) -> Namespace:
     given relative to the working directory, so the config works from anywhere.
     """
     config = copy.deepcopy(config)
-    config.ckpt_path = config.run_dir = config.trainer.default_root_dir = None
+    config.run_dir = config.trainer.default_root_dir = None
+    if "ckpt_path" in config:  # tune has none
+        config.ckpt_path = None
     loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
     runs.relative_folders([*loggers, *(config.trainer.callbacks or [])], run_dir)
     for key in PATH_KEYS:

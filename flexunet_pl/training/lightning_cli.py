@@ -11,7 +11,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 
 from flexunet_pl.core.arguments import PROGRAM
-from flexunet_pl.core.console import say
+from flexunet_pl.core.console import count_python_warnings, flush_warnings, say
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import scratch_folder, write_text
 from flexunet_pl.core.plugins import load_plugins
@@ -36,6 +36,7 @@ from flexunet_pl.training.processes import (
     is_started_by_lightning,
     let_the_first_process_report,
 )
+from flexunet_pl.training.progress import displays
 from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
@@ -57,12 +58,14 @@ def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "Trainer
     else:
         let_the_first_process_report()
     try:
-        with ExitStack() as resources:
+        with ExitStack() as resources, count_python_warnings():
             return (cli or TrainerCLI)(arguments, resources)
     except ERRORS as error:
         if (reason := explain_lost_process(error) or explained(error)) is None:
             raise
         raise reason from error
+    finally:
+        flush_warnings()
 
 
 class RunConfig(SaveConfigCallback):
@@ -232,7 +235,7 @@ class TrainerCLI(LightningCLI):
         self.model = task_for(tile, overlap, shared | nested_settings(config.model.as_dict()))
         if self.subcommand in ("fit", "tune"):
             self.model.check_training_size(self.datamodule)
-        writers: list[lightning.Callback] = []
+        writers = displays(config.trainer)
         if self.subcommand != "tune":
             writers += [callbacks.ScoreWriter(), StepTimer(), Guard()]
         if self.subcommand == "predict":
@@ -261,7 +264,7 @@ class TrainerCLI(LightningCLI):
         _say(f"Run folder: {self.run_dir}")
 
     def after_fit(self) -> None:
-        """Print the run folder and the checkpoint to use."""
+        """Print the checkpoint to use."""
         best, last = (runs.checkpoint_file(self.run_dir, which) for which in runs.NAMED_CHECKPOINTS)
         if best.is_file():
             found = f"Best checkpoint: {best}"
@@ -269,7 +272,7 @@ class TrainerCLI(LightningCLI):
             found = f"Last checkpoint: {last} (no validation took place, so there is no best one)"
         else:
             found = "No checkpoint: the callbacks of this run save none."
-        _say(f"Run folder: {self.run_dir}", found)
+        _say(found)
 
     def after_test(self) -> None:
         """Print the path of the scores, last."""

@@ -23,6 +23,7 @@ from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.inference.onnx_infer import without_small_regions
+from flexunet_pl.nn.background import BackgroundCounter
 from flexunet_pl.nn.losses import LOSSES, build_loss
 from flexunet_pl.nn.metric_registry import PRIMARY
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
@@ -30,6 +31,7 @@ from flexunet_pl.nn.networks import build_network, checked_num_classes
 from flexunet_pl.nn.tta import FlipTTA
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
+from flexunet_pl.training.metric_states import restore_states, saved_states
 
 Stage = Literal["train", "val", "test"]
 Batch = dict[str, Any]
@@ -118,8 +120,9 @@ class SegmentationTask(lightning.LightningModule):
         self.criterion = build_loss(loss, num_classes, class_weights)
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.palette)) for _ in range(3))
         # Not reduced by Lightning: it reduces when a value is read, and the progress bar reads in one process only.
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = MeanMetric(nan_strategy="ignore")
         self.tables: dict[Stage, ScoreTable] = {}
+        self.background = BackgroundCounter()  # of the masks of test and predict
         self.save_hyperparameters()
         self.save_hyperparameters(
             {
@@ -233,8 +236,13 @@ class SegmentationTask(lightning.LightningModule):
 
     def _native_masks(self, logits: Tensor, batch: Batch) -> list[npt.NDArray[np.uint8]]:
         masks = mask_from_logits(logits).to(torch.uint8).cpu().numpy()
-        native = [self.sizing.restore_mask(mask, size) for mask, size in zip(masks, batch["size"], strict=True)]
-        return [without_small_regions(mask, self.hparams["min_region_area"]) for mask in native]
+        return [self.finished_mask(mask) for mask in map(self.sizing.restore_mask, masks, batch["size"])]
+
+    def finished_mask(self, mask_index: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Make small regions of a mask uint8 (H, W) background, and count whether it is all background."""
+        finished = without_small_regions(mask_index, self.hparams["min_region_area"])
+        self.background.update(bool(mask_index.any()), bool(finished.any()))
+        return finished
 
     def on_train_epoch_end(self) -> None:
         """Log the training scores, and lower the learning rate on a plateau.
@@ -250,10 +258,7 @@ class SegmentationTask(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what the epoch in progress has measured so far in all processes."""
-        checkpoint[MEASURED] = {}
-        for name in MEASURED_BY:
-            with (metric := getattr(self, name)).sync_context():
-                checkpoint[MEASURED][name] = {key: value.clone() for key, value in metric.metric_state.items()}
+        checkpoint[MEASURED] = saved_states({name: getattr(self, name) for name in MEASURED_BY})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with what the epoch has measured, in the first process; the others begin at 0.
@@ -263,11 +268,8 @@ class SegmentationTask(lightning.LightningModule):
         before = checkpoint["hyper_parameters"].get("learning_rate")
         if isinstance(before, float) and before > 0:
             optim.scale_rates(checkpoint, self.hparams["learning_rate"] / before)
-        for name, state in checkpoint.get(MEASURED, {}).items() if self.global_rank == 0 else ():
-            metric = getattr(self, name)
-            for key, value in state.items():
-                setattr(metric, key, value.to(metric.device))
-            metric._update_count = 1  # as after an update
+        if self.global_rank == 0:
+            restore_states({name: getattr(self, name) for name in MEASURED_BY}, checkpoint.get(MEASURED, {}))
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation images."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows, without_small_regions
+from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows
 from flexunet_pl.training.task import Batch, SegmentationTask
 
 
@@ -30,7 +30,7 @@ class TiledTask(SegmentationTask):
             iter([pixels]), pixels.shape[:2], lambda tile: self.run_arrays(tile)["probabilities"], self.tiling
         )
         mask = np.concatenate([most_probable(block) for block in blocks])
-        return without_small_regions(mask, self.hparams["min_region_area"])
+        return self.finished_mask(mask)
 
 
 def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:

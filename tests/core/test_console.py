@@ -30,6 +30,27 @@ def test_a_repeated_warning_is_printed_once_and_counted_at_the_end(capsys: pytes
     console.flush_warnings()
 
 
+def test_a_repeated_line_is_new_once_and_counted_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [console.is_first("stopped") for _ in range(3)] == [True, False, False]
+    console.flush_warnings()
+    assert capsys.readouterr().err == "2 more like this: stopped\n"
+    assert console.is_first("stopped")
+    console.flush_warnings()
+
+
+def test_only_the_first_of_several_processes_warns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    console.warn("odd")
+    console.flush_warnings()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    console.warn("odd")
+    assert capsys.readouterr().err == "warning: odd\n"
+    console.flush_warnings()
+
+
 def test_a_warning_of_pillow_is_printed_once_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     with console.count_python_warnings():
         for size in (1, 2, 3):

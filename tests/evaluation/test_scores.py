@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_calibration_error
 
 from flexunet_pl.data.palette import Palette, UInt8Array
-from flexunet_pl.evaluation.bootstrap import draw_counts, group_weights, interval, scores_of_draws
+from flexunet_pl.evaluation.bootstrap import draw_counts, group_counts, group_weights, interval, scores_of_draws
 from flexunet_pl.evaluation.boundary import count_boundaries, tolerance_of
 from flexunet_pl.evaluation.calibration import BINS, Calibration
 from flexunet_pl.evaluation.curves import (
@@ -259,13 +259,13 @@ def test_intervals_come_from_drawing_groups() -> None:
     places, weights = group_weights(["a", "b", "b"], 2000, seed=0)
     assert places.tolist() == [0, 1, 1]
     assert set(weights.sum(axis=1).tolist()) == {2}
-    drawn = scores_of_draws(draw_counts(counts, places, weights), ["background", "defect"])
+    drawn = scores_of_draws(draw_counts(group_counts(counts, places), weights), ["background", "defect"])
     dice, iou = drawn["mean_foreground_dice",], drawn["mean_foreground_iou",]
     assert sorted(set(dice.tolist())) == [0.0, 0.5, 1.0]
     assert np.mean(dice == 0.5) == pytest.approx(0.5, abs=0.05)
     assert iou[dice == 0.5][0] == pytest.approx(1 / 3)
-    assert interval(dice, 2) == [0.0, 1.0]
-    assert interval(dice, 1) is None
+    assert interval(dice) == [0.0, 1.0]
+    assert interval(np.full(3, np.nan)) is None
     assert drawn["classes", "defect", "recall"][dice == 0.5][0] == 10 / 20
     assert drawn["classes", "defect", "dice"].tolist() == dice.tolist()
     assert drawn["pixel_accuracy",][dice == 0.5][0] == pytest.approx(10 / 30)
@@ -281,8 +281,8 @@ def test_the_interval_of_a_mean_is_as_wide_as_statistics_say() -> None:
     hits_of = rng.integers(0, 101, 400)
     counts = np.array([confusion(int(hit), 100, 100) for hit in hits_of])
     places, weights = group_weights([str(number) for number in range(400)], 1000, seed=0)
-    dice = scores_of_draws(draw_counts(counts, places, weights), ["background", "defect"])["mean_foreground_dice",]
-    low, high = interval(dice, 400) or (0, 0)
+    drawn = scores_of_draws(draw_counts(group_counts(counts, places), weights), ["background", "defect"])
+    low, high = interval(drawn["mean_foreground_dice",]) or (0, 0)
     assert (high - low) / 2 == pytest.approx(1.96 * hits_of.std() / 100 / 20, rel=0.15)
 
 
@@ -365,3 +365,29 @@ def test_probabilities_of_a_perfect_model_give_ones() -> None:
     assert found["classes"]["defect"]["average_precision"] == 1.0
     assert found["calibration"]["expected_error"] == pytest.approx(0.1, abs=1e-6)
     assert found["intervals"]["mean_foreground_dice"] is None
+
+
+@pytest.mark.parametrize(
+    ("defects", "groups", "of_defect", "of_background"),
+    [
+        pytest.param([9], ["a"], False, False, id="one image"),
+        pytest.param([9, 9], ["a", "a"], False, False, id="two images of one source"),
+        pytest.param([9, 0, 0], ["a", "b", "c"], False, True, id="a class that only one of three images shows"),
+        pytest.param([9, 9, 0], ["a", "a", "b"], False, True, id="a class that only one of two sources shows"),
+        pytest.param([9, 4, 0], ["a", "b", "c"], True, True, id="a class that two images show"),
+    ],
+)
+def test_a_score_of_one_group_has_no_interval(
+    defects: list[int], groups: list[str], of_defect: bool, of_background: bool
+) -> None:
+    totals = Totals(BINARY)
+    for number, pixels in enumerate(defects):
+        truth, guess = np.zeros((2, 64), dtype=np.uint8)
+        truth[:pixels], guess[2 : max(2, pixels)] = 1, 1
+        shape = (8, 8)
+        totals.add(str(number), None, count_image(prediction(guess.reshape(shape)), truth.reshape(shape), 2))
+    found = totals.to_mapping(Bootstrap(groups, 200, 0))["intervals"]
+    assert (found["classes"]["defect"]["dice"] is not None) == of_defect
+    assert (found["mean_foreground_dice"] is not None) == of_defect
+    assert (found["classes"]["background"]["dice"] is not None) == of_background
+    assert (found["pixel_accuracy"] is not None) == of_background

@@ -229,7 +229,9 @@ def test_8_bits_give_nearly_the_same_masks_at_any_size(
     assert [entry.key for entry in onnx.load(quantized[name]).metadata_props] == ["flexunet_pl"]
 
 
-def test_images_are_read_one_by_one(exported: dict[str, Path], tmp_path: Path) -> None:
+def test_images_are_read_one_by_one_and_silently(
+    exported: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     drawn: list[weakref.ref[UInt8Array]] = []
     most_alive = 0
 
@@ -244,6 +246,7 @@ def test_images_are_read_one_by_one(exported: dict[str, Path], tmp_path: Path) -
     quantize_model(exported["on pixels"], images(), tmp_path / "int8.onnx")
     assert len(drawn) == 6
     assert most_alive <= 3
+    assert capsys.readouterr().out == ""
 
 
 def test_ranges_are_those_of_all_images(tmp_path: Path) -> None:

@@ -181,6 +181,28 @@ def test_a_model_compared_with_itself_does_not_differ(cases: Path, tmp_path: Pat
     assert "<b>No significant difference</b>" in (tmp_path / "report.html").read_text()
 
 
+def test_intervals_of_one_image_are_not_available(cases: Path, tmp_path: Path) -> None:
+    model, out = str(cases / "good.onnx"), tmp_path / "out"
+    data = tmp_path / "data"
+    write_cases(data, count=4)  # crack is in one of them, oil in two
+    assert main(["report", model, str(data), "--out", str(out)]) == 0
+    intervals, page = scores_of(out)["intervals"]["classes"], Numbers((out / "report.html").read_text()).by_key
+    assert intervals["crack"]["dice"] is None
+    assert page["/intervals/classes/crack/dice"] == "n/a"
+    assert intervals["oil"]["dice"] is not None
+    for kind in ("images", "masks"):
+        for number in (0, 1, 3):
+            (data / "test" / kind / f"part{number}.png").unlink()
+    assert main(["report", model, str(data), "--out", str(out)]) == 0
+    page = Numbers((out / "report.html").read_text()).by_key
+    shown = {text for key, text in page.items() if key.startswith("/intervals/") and not key.endswith("/draws")}
+    assert (shown, "/intervals/mean_foreground_dice" in page) == ({"n/a"}, True)
+    assert main(["report", model, model, str(data), "--out", str(out)]) == 0
+    compared = scores_of(out)["comparison"]["mean_foreground_dice"]
+    assert compared == {"difference": 0, "interval": None, "share_of_draws_with_b_ahead": None}
+    assert Numbers((out / "report.html").read_text()).by_key["/comparison/mean_foreground_dice/interval"] == "n/a"
+
+
 def test_predictions_of_a_bundle_and_its_masks_are_scored_alike(cases: Path, tmp_path: Path) -> None:
     data, masks = cases / "data", tmp_path / "masks"
     infer = ["infer", str(cases / "good.onnx"), str(data / "test" / "images"), "--out", str(masks)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from training.golden_old.make import TILES, drawn_weights
+from golden_old.make import TILES, drawn_weights
 
 from flexunet_pl.cli.main import main
 from flexunet_pl.core.errors import UserError

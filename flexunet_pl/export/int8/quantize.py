@@ -1,5 +1,7 @@
 """Quantise an exported graph to 8 bits with onnxruntime, after rewriting it for onnxruntime's 8-bit kernels."""
 
+import contextlib
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -75,9 +77,10 @@ def quantize_model(
             augmented_model_path=str(Path(folder) / "calibration.onnx"),
             calibrate_method=CALIBRATION,
         )
-        for image in images:
-            calibrator.collect_data(_OneImage(image))
-        ranges = calibrator.compute_data()
+        with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints the same line for each image
+            for image in images:
+                calibrator.collect_data(_OneImage(image))
+            ranges = calibrator.compute_data()
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
