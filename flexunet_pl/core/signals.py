@@ -1,6 +1,7 @@
 """End the program on SIGTERM as on an error: files are put away, and the exit code is 143."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,5 +30,12 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+GRACE_SECONDS = 20.0
+
+
 def _stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the signature of a handler
+    # Python loses an exception that a handler raises while an object is deleted; then the process ends a little later.
+    last = threading.Timer(GRACE_SECONDS, os._exit, [128 + signal_number])
+    last.daemon = True
+    last.start()
     raise Stopped(signal_number)

@@ -256,6 +256,8 @@ class TrainerCLI(LightningCLI):
             raise UserError(f"a logger or callback of the config cannot be created: {root_of(error)}") from error
         try:
             self.trainer = self.instantiate_trainer()
+        except UserError:
+            raise
         except (MisconfigurationException, ValueError, TypeError, OverflowError, ImportError) as error:
             raise UserError(f"trainer: {root_of(error)}; all options: {PROGRAM} fit --help-all") from error
 

@@ -45,6 +45,7 @@ class Trainer(lightning.Trainer):
         if precision == "auto":
             precision, reason = automatic_precision(str(kwargs.get("accelerator", "auto")))
             logger.info("Precision: %s; %s.", precision, reason)
+        _check_gpu(kwargs.get("accelerator"))
         _check_devices(kwargs.get("devices"), MOST_DEVICES)
         _adapt(kwargs, collective_timeout)
         super().__init__(*args, precision=precision, **kwargs)
@@ -106,6 +107,19 @@ def _adapt(options: dict[str, Any], timeout: float) -> None:
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         options["plugins"] = [*plugins, AtomicCheckpoints()]
+
+
+def _check_gpu(accelerator: Any) -> None:
+    """Refuse an accelerator of another machine, as configs/multi_gpu.yaml asks for."""
+    is_there = {
+        "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+    }
+    if isinstance(accelerator, str) and not is_there.get(accelerator, True):
+        raise UserError(
+            f"trainer.accelerator={accelerator}: PyTorch {torch.__version__} finds no GPU on this machine; leave it "
+            "out, or the config that sets it, to train on the CPU"
+        )
 
 
 def _check_devices(devices: Any, most: int) -> None:

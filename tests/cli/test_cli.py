@@ -79,6 +79,12 @@ def test_a_mistyped_key_is_an_error_with_the_right_one(
         pytest.param(["--trainer.limit_train_batches", "-1"], "trainer: You have passed invalid value -1", id="share"),
         pytest.param(["--trainer.max_time", "1"], "`Timer(duration='1')` is not a valid duration", id="duration"),
         pytest.param(
+            ["--config", str(ROOT / "configs" / "multi_gpu.yaml")],
+            "finds no GPU on this machine; leave it out, or the config that sets it, to train on the CPU\n",
+            id="GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+        pytest.param(
             ["--trainer.accelerator", "gpux"], "trainer: You selected an invalid accelerator", id="accelerator"
         ),
         pytest.param(["--trainer.num_nodes", "-1"], "`num_nodes` must be a positive integer", id="nodes"),
