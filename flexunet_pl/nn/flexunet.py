@@ -29,7 +29,7 @@ TRUNCATED_NORMAL_STD = 0.87962566103423978
 GROUP_NORM = "group"
 MAX_GROUPS = 8
 # 1 GiB of float32; training takes four times as much.
-MOST_WEIGHTS = 2**28
+MOST_WEIGHTS = 2**29
 
 
 @dataclass(frozen=True)

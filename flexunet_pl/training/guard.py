@@ -12,10 +12,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from flexunet_pl.core.console import note
+from flexunet_pl.core.console import is_first_process, note
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.signals import Stopped
-from flexunet_pl.training.processes import is_started_by_lightning
 from flexunet_pl.training.runs import checkpoint_file
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -52,7 +51,7 @@ class Guard(Callback):
         if os.getpid() != self.process:  # a worker that reads data, which its own process ends
             return
         is_again, self.signal = self.signal != 0, number
-        if is_started_by_lightning():
+        if not is_first_process():
             # The first process decides, and has the signal too: a terminal sends it to both.
             if not self.is_training:
                 raise SystemExit(0)

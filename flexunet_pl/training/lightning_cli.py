@@ -11,7 +11,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 
 from flexunet_pl.core.arguments import PROGRAM
-from flexunet_pl.core.console import count_python_warnings, flush_warnings, say
+from flexunet_pl.core.console import count_python_warnings, flush_warnings, is_first_process, say
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import scratch_folder, write_text
 from flexunet_pl.core.plugins import load_plugins
@@ -33,7 +33,6 @@ from flexunet_pl.training.precision import Trainer
 from flexunet_pl.training.processes import (
     end_with_parent,
     explain_lost_process,
-    is_started_by_lightning,
     let_the_first_process_report,
 )
 from flexunet_pl.training.progress import displays
@@ -53,10 +52,10 @@ def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "Trainer
         UserError: For a mistake that the user can fix.
     """
     quieten_lightning()
-    if is_started_by_lightning():
-        end_with_parent()
-    else:
+    if is_first_process():
         let_the_first_process_report()
+    else:
+        end_with_parent()
     try:
         with ExitStack() as resources, count_python_warnings():
             return (cli or TrainerCLI)(arguments, resources)
@@ -244,7 +243,7 @@ class TrainerCLI(LightningCLI):
             writers.append(callbacks.PredictionWriter(Path(config.out)))
         self.trainer_defaults["callbacks"] = writers
         self._make_trainer()
-        if not is_started_by_lightning():
+        if is_first_process():
             # Before other processes start, so that a faulty data set gives one report and not one per process.
             self.datamodule.prepare(str(self.subcommand))
 

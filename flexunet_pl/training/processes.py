@@ -1,4 +1,4 @@
-"""Several processes of one run: who started them, and how they end together."""
+"""Several processes of one run end together."""
 
 import os
 import re
@@ -17,16 +17,6 @@ POLL_SECONDS = 2.0
 REPORT_SECONDS = 30.0
 # How gloo and NCCL begin their messages when another process has gone, or does not answer.
 LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "store->get")
-
-
-def is_started_by_lightning() -> bool:
-    """Return whether Lightning started this process as one of several of a run."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
-
-
-def is_started_from_outside() -> bool:
-    """Return whether torchrun or SLURM started this process as one of several of a run."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def with_timeout(strategy: Any, seconds: float) -> Strategy | Any:

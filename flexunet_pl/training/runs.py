@@ -9,9 +9,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from flexunet_pl.core.console import is_first_process
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import writing
-from flexunet_pl.training.processes import is_started_by_lightning, is_started_from_outside
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
@@ -73,7 +73,7 @@ def run_for_training(run_dir: str | None, name: str | None, ckpt_path: str | Non
         folder = Path(run_dir) if run_dir is not None else newest_run(name)
         return folder, _existing(checkpoint_file(folder, ckpt_path))
     folder = Path(run_dir) if run_dir is not None else new_run(name)
-    if run_dir is not None and checkpoint_file(folder, "last").is_file() and not is_started_by_lightning():
+    if run_dir is not None and checkpoint_file(folder, "last").is_file() and is_first_process():
         raise UserError(
             f"{folder}: this run folder already holds a run; resume it with --ckpt_path last, or choose another "
             "--run_dir"
@@ -122,7 +122,7 @@ def new_run(name: str | None) -> Path:
         UserError: If several processes were started from outside and could not agree on a number, or the folder cannot
             be created.
     """
-    if (chosen := os.environ.get("FLEXUNET_RUN_DIR")) is not None and is_started_by_lightning():
+    if (chosen := os.environ.get("FLEXUNET_RUN_DIR")) is not None and not is_first_process():
         return Path(chosen)
     if is_started_from_outside():
         raise UserError("--run_dir is needed where torchrun or SLURM starts the processes: name one folder for all")
@@ -145,7 +145,7 @@ def reserved(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: If another process is training there, or the folder cannot be written to.
     """
-    if is_started_by_lightning() or is_started_from_outside() or os.name != "posix":
+    if not is_first_process() or is_started_from_outside() or os.name != "posix":
         yield
         return
     import fcntl
@@ -196,6 +196,11 @@ def move_folders(parts: list[Any], run_dir: Path, earlier: str | None) -> None:
                 if earlier is not None and folder.is_relative_to(Path(earlier).resolve()):
                     folder = folder.relative_to(Path(earlier).resolve())
                 options[key] = str((run_dir / folder).resolve())
+
+
+def is_started_from_outside() -> bool:
+    """Return whether torchrun or SLURM started this process as one of several of a run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _options(part: Any) -> Any:

@@ -17,6 +17,8 @@ def test_results_go_to_standard_output_and_notes_to_standard_error(capsys: pytes
 
 
 def test_a_repeated_warning_is_printed_once_and_counted_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    console.flush_warnings()
+    capsys.readouterr()
     for name in ("a", "b", "c"):
         console.warn(f"{name}.png: has an alpha channel", key="alpha")
     console.warn("lone")

@@ -559,8 +559,8 @@ class KeepingCLI(TrainerCLI):
 def parsed(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> TrainerCLI:
     """Build model and DataModule from a YAML as `fit` does."""
     monkeypatch.setattr(SegmentationDataModule, "prepare", lambda *_: None)
-    with torch.device("meta"):
-        return KeepingCLI(["fit", "--config", str(path), "--run_dir", str(folder)], ExitStack())
+    with torch.device("meta"), ExitStack() as resources:
+        return KeepingCLI(["fit", "--config", str(path), "--run_dir", str(folder)], resources)
 
 
 def migrated(project: Path, case: Case, *options: str) -> Path:

@@ -1,5 +1,6 @@
 """Which folders and palette a command uses: the command line wins, then the data set's own, then the config's."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ class Parsed(TrainerCLI):
 def data_of(*arguments: object, folder: Path) -> dict[str, Any]:
     """Return the values under ``data`` with which fit would run."""
     cli = Parsed.__new__(Parsed)
-    with pytest.raises(StopIteration):
-        cli.__init__(["fit", *map(str, arguments), "--run_dir", str(folder / "run")], folder)  # type: ignore[misc]  # keeps the half-built object
+    with pytest.raises(StopIteration), ExitStack() as resources:
+        cli.__init__(["fit", *map(str, arguments), "--run_dir", str(folder / "run")], resources)  # type: ignore[misc]  # keeps the half-built object
     return dict(cli.config.fit.data.as_dict())
 
 
@@ -121,7 +122,7 @@ def test_the_same_palette_twice_is_not_worth_a_line(
 def test_a_palette_may_be_a_config_beside_the_config(tmp_path: Path) -> None:
     config(tmp_path / "migrated.yaml", palette=OTHER)
     path = config(tmp_path / "c.yaml", root="old", palette="migrated.yaml")
-    assert data_of("--config", path, folder=tmp_path)["palette"] == str(tmp_path / "migrated.yaml")
+    assert Path(data_of("--config", path, folder=tmp_path)["palette"]).resolve() == tmp_path / "migrated.yaml"
 
 
 @pytest.mark.parametrize(
