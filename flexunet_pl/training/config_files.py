@@ -28,7 +28,7 @@ def _keys_within(key: str, value: str) -> Iterator[str]:
         return
     try:
         content = get_loader(MODE)(Path(value).read_text() if _is_file(value) else value)
-    except (yaml.YAMLError, UnicodeDecodeError):  # the parser says so
+    except (yaml.YAMLError, OSError, ValueError):  # the parser says so
         return
     waiting = [(key, content)]
     while waiting:

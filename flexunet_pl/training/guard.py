@@ -1,6 +1,7 @@
 """End a run cleanly: after a signal, when the loss is no number, and when there is no score to monitor."""
 
 import atexit
+import math
 import os
 import signal
 import threading
@@ -80,8 +81,9 @@ class Guard(Callback):
         self.signal, bad_loss = self._agree(trainer, self.signal, not is_finite)
         if bad_loss:
             raise _not_finite("train/loss", trainer, pl_module)
-        # After the last step of an epoch, the epoch ends as always, with its own checkpoint.
-        if self.signal and done < last and done % trainer.accumulate_grad_batches == 0:
+        # Not before a validation, and not after the last step: the epoch ends as always, with its own checkpoint.
+        is_between = done < last and done % (trainer.val_check_batch or math.inf) != 0
+        if self.signal and is_between and done % trainer.accumulate_grad_batches == 0:
             if any(isinstance(callback, ModelCheckpoint) for callback in trainer.checkpoint_callbacks):
                 trainer.save_checkpoint(checkpoint_file(Path(trainer.default_root_dir), "last"), weights_only=False)
             self._exit(trainer)
