@@ -479,14 +479,14 @@ def _child(target: Target, rng: random.Random, place: Path, report: Path) -> Non
     with Path(os.devnull).open("w") as nowhere:
         for stream in (1, 2):  # what libraries print past sys.stdout and sys.stderr
             os.dup2(nowhere.fileno(), stream)
-    source = rng.choice(target.files)
-    file = place / source.name
-    file.write_bytes(target.change(source, rng))
-    sys.addaudithook(_watch)
-    limit = _virtual_bytes() + GIBIBYTES * 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     said = io.StringIO()
     try:
+        source = rng.choice(target.files)
+        file = place / source.name
+        file.write_bytes(target.change(source, rng))
+        sys.addaudithook(_watch)
+        limit = _virtual_bytes() + GIBIBYTES * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             code = target.use(file, rng)
         outcome = _of_code(code, said.getvalue())

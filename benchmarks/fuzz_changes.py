@@ -1,5 +1,6 @@
 """Seeded damage to valid files of each kind that the package reads, for fuzz.py: bytes, containers, values, names."""
 
+import copy
 import io
 import json
 import os
@@ -199,17 +200,17 @@ def changed_tree(tree: Any, rng: random.Random) -> Any:
     for _ in range(rng.randint(1, 3)):
         found = list(places(tree))
         if not found:
-            return rng.choice(ODD)
+            return copy.deepcopy(rng.choice(ODD))
         container, key = rng.choice(found)
         kind = rng.random()
         if kind < 0.7:
-            container[key] = rng.choice(ODD)
+            container[key] = copy.deepcopy(rng.choice(ODD))
         elif kind < 0.8:
             del container[key]
         elif kind < 0.9 and isinstance(container, dict):
             container[str(key) + rng.choice(["x", "", ".y", "s"])] = container.pop(key)
         else:
-            container[key] = [container[key], rng.choice(ODD)]
+            container[key] = [container[key], copy.deepcopy(rng.choice(ODD))]
     return tree
 
 
