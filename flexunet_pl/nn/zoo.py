@@ -14,6 +14,7 @@ from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.ranges import check_fields
 from flexunet_pl.nn.encoder_weights import fetched_weights, is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
+from flexunet_pl.nn.same_padding import fix_same_padding
 
 
 class Architecture(NamedTuple):
@@ -114,6 +115,7 @@ class ZooNetwork(nn.Module):
         build = partial(getattr(smp, architecture.class_name), encoder_name=self.encoder, encoder_weights=None)
         try:
             self.model = _built(partial(build, in_channels=in_channels, classes=num_classes), self.encoder)
+            fix_same_padding(self.model)  # forward pads images to multiples of the total stride
             for module in self.model.modules():
                 if type(module) is nn.BatchNorm2d:
                     module.__class__ = LoneValueBatchNorm
