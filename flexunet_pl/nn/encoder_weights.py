@@ -1,4 +1,4 @@
-"""Weights for the encoder of a zoo network: from a file of any of the usual kinds, never unpickled, or by name."""
+"""Weights for the encoder of a zoo network from a file of any of the usual kinds, never unpickled."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.nn.efficientnet_names import timm_names
 from flexunet_pl.nn.weight_files import reading
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -89,44 +90,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def fetched_weights(encoder: str, weights: str, in_channels: int) -> dict[str, Tensor]:
-    """Return published weights of an encoder, fetched from the hub that segmentation-models-pytorch or timm uses.
-
-    Raises:
-        UserError: If there are none of that name, or the hub is out of reach.
-    """
-    from segmentation_models_pytorch.encoders import encoders, get_encoder
-
-    if encoder.startswith("tu-"):
-        argument: str | bool = True  # timm has one set for each name; a tag after a dot chooses among several
-    else:
-        known = list(encoders[encoder]["pretrained_settings"])
-        if weights not in known:
-            raise UserError(
-                f"model.encoder_weights={weights!r} of {encoder!r}: choose from {', '.join(known) or 'none'}, or give "
-                "a file"
-            )
-        argument = weights
-    try:
-        part = get_encoder(encoder, in_channels=in_channels, weights=argument)
-    except Exception as error:  # each hub and each network fails in its own way
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"model.encoder_weights={weights!r} of {encoder!r} cannot be fetched ({type(error).__name__}: {reason}); "
-            "download the file on a machine that reaches the hub, and give its path"
-        ) from error
-    fetched: dict[str, Tensor] = part.state_dict()
-    return fetched
-
-
 def _candidates(weights: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Return, for each way to read the names in a file, the weights that are needed."""
     candidates = []
     for prefix in PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        for spell in SPELLINGS:
-            spelt = {spell(key): value for key, value in inner.items()}
-            candidates.append({key: value for key, value in spelt.items() if key in needed})
+        spelt = [{spell(key): value for key, value in inner.items()} for spell in SPELLINGS]
+        for named in (*spelt, timm_names(inner, needed)):
+            candidates.append({key: value for key, value in named.items() if key in needed})
     return candidates
 
 

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.ranges import check_fields
-from flexunet_pl.nn.encoder_weights import fetched_weights, is_file, load_encoder_weights
+from flexunet_pl.nn.encoder_weights import is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
+from flexunet_pl.nn.published_weights import load_published_weights
 from flexunet_pl.nn.same_padding import fix_same_padding
 
 
@@ -36,7 +37,7 @@ class ZooSettings:
         encoder: An encoder of segmentation-models-pytorch, or tu- and the name of a timm model. By default
             resnet34, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
         encoder_weights: A file with weights for the encoder, or the name of published weights (imagenet), which are
-            downloaded. By default training begins with random weights.
+            taken from an installed package, or downloaded. By default training begins with random weights.
     """
 
     encoder: str | None = None
@@ -131,7 +132,7 @@ class ZooNetwork(nn.Module):
             if is_file(settings.encoder_weights):
                 load_encoder_weights(part, settings.encoder_weights, self.encoder)
             else:
-                part.load_state_dict(fetched_weights(self.encoder, settings.encoder_weights, in_channels))
+                load_published_weights(part, self.encoder, settings.encoder_weights, in_channels)
 
     @property
     def settings(self) -> ZooSettings:

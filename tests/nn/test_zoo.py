@@ -138,43 +138,6 @@ def test_what_does_not_fit_is_told(name: str, given: dict[str, Any], message: st
         build_network({"name": name} | given, 3, 3)
 
 
-def test_weights_by_name_without_a_hub_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import segmentation_models_pytorch.encoders as encoders
-
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(encoders, "hf_hub_download", unreachable)
-    message = r"'imagenet' of 'resnet18' cannot be fetched \(OSError: no route to host\); download the file .* its path"
-    with pytest.raises(UserError, match=message):
-        build_network({"name": "unet", "encoder": "resnet18", "encoder_weights": "imagenet"}, 3, 3)
-
-
-def test_only_weights_by_name_are_asked_for_at_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    import segmentation_models_pytorch.encoders as encoders
-    import timm.models._builder as builder
-    import timm.models._hub as hub
-
-    asked: list[str] = []
-
-    def refused(repository: str, *_: object, **__: object) -> None:
-        asked.append(repository)
-        raise OSError("no hub")
-
-    monkeypatch.setattr(encoders, "hf_hub_download", refused)
-    monkeypatch.setattr(hub, "hf_hub_download", refused)
-    monkeypatch.setattr(builder, "load_pretrained", refused)
-    for name in ("unet", "dpt"):
-        small_task(name)
-    build_network({"name": "unet", "encoder": "resnet18"}, 3, 3)
-    assert asked == []
-    # The same functions are asked where weights are named, so that an empty list means something.
-    for encoder in ("resnet18", "tu-test_resnet"):
-        with pytest.raises((UserError, TypeError), match="cannot be fetched"):
-            build_network({"name": "unet", "encoder": encoder, "encoder_weights": "imagenet"}, 3, 3)
-    assert len(asked) == 2
-
-
 def test_the_network_normalises_as_its_encoder_expects() -> None:
     network = ZooNetwork("unet", 2, settings=ZooSettings(encoder="resnet18")).eval()
     assert network.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])  # 255 * .485, .456, .406
