@@ -274,3 +274,17 @@ def test_limits_are_told_of_a_model_on_a_data_set(
     assert capsys.readouterr().out.splitlines()[2:-1] == rows
     assert benchmark("limits").main([str(tmp_path / "none"), *words[1:]]) == 2
     assert "no model there" in capsys.readouterr().err
+
+
+def test_the_table_of_encoders_has_a_row_for_each_and_ends_what_takes_too_long(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encoders: Any = benchmark("encoders")
+    row = encoders.exported("fpn", "tu-test_resnet")
+    assert row.largest_probability_difference < 1e-4
+    assert row.equal > 0.999
+    assert row._replace(
+        parameters=1_250_000, seconds=6.4, largest_probability_difference=2.5e-7, equal=1.0
+    ).__str__() == ("| tu-test_resnet | 1.2 M | 6 | 2.5e-07 | 100.000% |")
+    assert encoders.main(["resnet18", "--limit", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "| resnet18 | no result after 0 s | | | |"
