@@ -184,6 +184,7 @@ def test_the_training_table_has_a_row_for_each_variant(
     assert "convolution" in said
 
 
+@pytest.mark.full
 def test_a_class_left_with_one_source_is_scored_on_all_others(
     tiny_config: Path,
     tiny_data: Path,

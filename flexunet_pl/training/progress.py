@@ -7,16 +7,20 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelSummary, RichProgressBar
 
 from flexunet_pl.core import console
+from flexunet_pl.nn.metric_registry import PRIMARY
+from flexunet_pl.training.step_timer import DATA_WAIT_SHARE
+
+# What is logged, and its name beside the bar, which has room for a dozen letters; None leaves it out.
+SHORT_NAMES = {"v_num": None, f"val/{PRIMARY}": "val_mDice", DATA_WAIT_SHARE: "data_wait"}
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with epochs counted from 1 and without the number that a logger gave the run."""
+    """Lightning's bar, with epochs counted from 1, short names, and without the number that a logger gave the run."""
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         """Return the numbers beside the bar."""
-        numbers = super().get_metrics(trainer, pl_module)
-        numbers.pop("v_num", None)
-        return dict(numbers)
+        numbers = {SHORT_NAMES.get(key, key): value for key, value in super().get_metrics(trainer, pl_module).items()}
+        return {name: value for name, value in numbers.items() if name is not None}
 
     def _get_train_description(self, current_epoch: int) -> str:
         # Lightning has no public hook for it, and prints -2 as the last epoch where time or steps end the run.

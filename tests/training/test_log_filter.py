@@ -90,6 +90,7 @@ def test_without_the_filters_lightning_prints_the_noise(tiny_config: Path, tmp_p
     assert heard == [], output
 
 
+@pytest.mark.full
 def test_a_search_prints_no_noise_and_counts_what_repeats(tiny_config: Path, run_command: Run) -> None:
     for find in ("batch_size", "learning_rate"):
         process = run_command("tune", "--config", str(tiny_config), "--find", find, "--largest_batch", "4")
