@@ -71,6 +71,7 @@ def checked(prefix: str) -> Callable[[Callable[Parameters, Result]], Callable[Pa
             _check(signature.bind(*args, **kwargs).arguments, hints, prefix)
             return function(*args, **kwargs)
 
+        call.__signature__ = signature  # type: ignore[attr-defined]  # for getfullargspec, by which Lightning asks
         return call
 
     return decorate

@@ -93,3 +93,8 @@ def test_a_checkpoint_that_cannot_be_restored_is_one_error(
     words = ["fit", "--config", str(tiny_config), "--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "9"]
     assert main([*words, "--ckpt_path", str(tmp_path / "hostile.ckpt")]) == 2
     assert "error: the checkpoint cannot be restored" in capsys.readouterr().err
+
+
+def test_lightning_itself_loads_a_checkpoint(tiny_checkpoint: Path) -> None:
+    task = SegmentationTask.load_from_checkpoint(tiny_checkpoint, map_location="cpu", weights_only=True)
+    assert task.hparams["learning_rate"] == 0.003

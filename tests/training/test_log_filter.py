@@ -25,7 +25,7 @@ NOISE = [
     "Initializing distributed",
     "distributed_backend",
     "Finished batch size finder",
-    "flexunet_pl-",  # a temporary folder
+    ".scale_batch_size_",  # a temporary file
     "UserWarning",
     "num_workers=",
     "Checkpoint directory",

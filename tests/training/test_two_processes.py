@@ -32,7 +32,13 @@ def start(*words: str) -> subprocess.Popen[str]:
     """Start a command on the CPU as a user would."""
     command = [sys.executable, "-m", "flexunet_pl", *words, "--trainer.accelerator", "cpu"]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},  # so that a command that hangs shows where
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -41,8 +47,9 @@ def end(process: subprocess.Popen[str], seconds: float = SECONDS) -> tuple[int, 
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"{process.args!r} did not end within {seconds} seconds")
+        os.killpg(process.pid, signal.SIGABRT)
+        output, _ = process.communicate(timeout=60)
+        pytest.fail(f"{process.args!r} did not end within {seconds} seconds:\n{output}")
     return process.returncode, output
 
 
