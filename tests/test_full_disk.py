@@ -141,3 +141,21 @@ def test_a_file_in_the_place_of_a_folder_is_one_error(
     assert errors.count("error: ") == 1
     assert "Traceback" not in errors
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_checkpoints_are_renamed_within_their_folder(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another folder, which may be on another disk, it would be a copy that can be cut short."""
+    renamed: list[tuple[Path, Path]] = []
+    ordinary = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        renamed.append((self, Path(target)))
+        return ordinary(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert main([str(tmp_path / "run") if word == "OUT" else word for word in commands["fit"]]) == 0
+    checkpoints = [(source, target) for source, target in renamed if target.suffix == ".ckpt"]
+    assert {target.name for _, target in checkpoints} == {"best.ckpt", "last.ckpt"}
+    assert all(source.parent == target.parent for source, target in checkpoints)

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from flexunet_pl.cli.main import main
+from flexunet_pl.nn.losses import WeightedLoss
 from flexunet_pl.training.step_timer import StepTimer
 
 CURVES = ["--trainer.callbacks+", "flexunet_pl.training.callbacks.Curves"]
@@ -103,7 +104,7 @@ def test_a_loss_that_is_no_number_is_an_error_and_the_checkpoint_of_before_stays
     more = ["--ckpt_path", "last", "--trainer.max_epochs", "3", "--model.learning_rate", "2e9"]
     assert main(["fit", *settings[:2], *more, "--run_dir", str(tmp_path)]) == 2
     error = capfd.readouterr().err
-    assert "became NaN or infinite in epoch 1" in error
+    assert "train/loss became NaN or infinite in epoch 1" in error
     assert "lower model.learning_rate=2e+09" in error
     assert "Traceback" not in error
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
@@ -171,3 +172,12 @@ def test_a_monitored_score_that_no_image_gives_is_an_error(
     assert "choose another score with --monitor" in error
     assert "val/loss" in error
     assert "Traceback" not in error
+
+
+def test_a_validation_loss_that_is_no_number_is_an_error(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(WeightedLoss, "per_image", lambda _, logits, __: torch.full((len(logits),), torch.nan))
+    assert main(["fit", "--config", str(tiny_config), "--run_dir", str(tmp_path)]) == 2
+    assert "val/loss became NaN or infinite in epoch 0" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
