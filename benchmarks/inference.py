@@ -54,7 +54,8 @@ def load(setup: dict[str, Any]) -> Segment:
 
 def load_model(setup: dict[str, Any]) -> Segment:
     """Load as ``infer`` does."""
-    return Model(setup["path"], setup["engine"], setup["threads"], setup["precision"]).run
+    model = Model(setup["path"], setup["engine"], setup["threads"], setup["precision"])
+    return lambda images: model.run(images)[:2]
 
 
 def load_session(setup: dict[str, Any]) -> Segment:

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 MOST = 2**31 - 1  # larger whole numbers overflow in the libraries below
 SHOWN_CHARACTERS = 80
-RULE = "must be at"
+RULE, FINITE = "must be at", "must be a finite number"
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,7 +106,7 @@ def problem_of(value: Any, annotation: Any) -> str | None:
     if None in problems:
         return None
     # A rule about the number says more than the types: one of these was right.
-    rules = [problem for problem in problems if problem is not None and problem.startswith(RULE)]
+    rules = [problem for problem in problems if problem is not None and problem.startswith((RULE, FINITE))]
     names = dict.fromkeys(TYPES[_plain(option)][1] for option in options)
     return rules[0] if rules else problems[0] if len(names) == 1 else f"must be {' or '.join(names)}"
 
@@ -145,7 +145,7 @@ def _problem_of_one(value: Any, option: Any) -> str | None:
         return f"must be {name}"
     if plain in (int, float):
         if not abs(value) < math.inf:
-            return "must be a finite number"
+            return FINITE
         ranges = [fact for fact in get_args(option)[1:] if isinstance(fact, Range)]
         return (*ranges, Range())[0].problem(value)
     inner = get_args(option) or (Any,)

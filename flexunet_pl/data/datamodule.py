@@ -27,6 +27,8 @@ from flexunet_pl.data.synthetic.dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_BATCH_SIZE = 2
+NO_CROP = "none"  # as a value of crop_size
 SAMPLERS = ("uniform", "class_balanced")
 SPLITS_OF_STAGE = {
     "fit": ("train", "valid"),
@@ -56,20 +58,21 @@ class SegmentationDataModule(lightning.LightningDataModule):
             path of a YAML file with this map, or of a config that has it. By default root/palette.yaml.
         image_size: Working size in pixels, one side of a square or [height, width].
         resize: How an image gets there: stretch (aspect ignored), letterbox (longest side, then padded), none.
-        crop_size: Side of the random square crop taken in training, after resizing; none by default.
+        crop_size: Side of the random square crop taken in training, after resizing; none for the whole image.
         channels: Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA), or any number with .npy images.
         sixteen_bit: How 16-bit images become 8-bit: full_range or min_max; without it they are refused.
         antialiased_masks: Whether blended mask colours are moved to the nearest neighbouring class.
         nearest_classes: Classes of which the nearest takes mask pixels whose colour is in no class; by default such a
             pixel is an error.
         max_pixels: The most pixels of an image or mask file; larger ones are refused before they are decoded.
-        batch_size: Images in a batch and process.
+        batch_size: Images in a batch and process; 2 where the network's recipe does not say.
         num_workers: Processes that read and augment; 0 reads in the training process.
         augment: Joint random changes of training images and masks, from name to options.
         synthetic_images: If above 0, root is filled with that many made-up tiles unless it holds them already.
         fold: Which fold of a data set prepared with folds validates; the others train.
         sampler: uniform draws each training image once an epoch, class_balanced draws every class equally often.
         samples_per_epoch: Training images in an epoch; by default one for each file; more repeats files.
+        min_samples_per_epoch: Without samples_per_epoch, files are repeated until an epoch has this many.
     """
 
     @checked("data.")
@@ -86,22 +89,24 @@ class SegmentationDataModule(lightning.LightningDataModule):
         palette: dict[str, Any] | str | None = None,
         image_size: Side | tuple[Side, Side] = 512,
         resize: str = "stretch",
-        crop_size: Side | None = None,
+        crop_size: Side | str | None = None,
         channels: Channels = 3,
         sixteen_bit: str | None = None,
         antialiased_masks: bool = False,
         nearest_classes: list[str] | None = None,
         max_pixels: Annotated[int, Range(1)] = DEFAULT_MAX_PIXELS,
-        batch_size: Annotated[int, Range(1, 65_536)] = 2,
+        batch_size: Annotated[int, Range(1, 65_536)] | None = None,
         num_workers: Annotated[int, Range(0, 256)] = 2,
         augment: dict[str, Any] | None = None,
         synthetic_images: Annotated[int, Range(0, 100_000)] = 0,
         fold: int | None = None,
-        sampler: str = "uniform",
+        sampler: str | None = None,
         samples_per_epoch: Annotated[int, Range(1, 10_000_000)] | None = None,
+        min_samples_per_epoch: Annotated[int, Range(0, 10_000_000)] | None = None,
     ) -> None:
         """Check the settings; nothing is read yet. A value out of its range raises UserError."""
         super().__init__()
+        sampler = SAMPLERS[0] if sampler is None else sampler
         _check_together(root, synthetic_images, fold, sampler)
         given = {
             "train_images": train_images,
@@ -121,15 +126,18 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.rules = ReadingRules(channels, sixteen_bit, antialiased_masks, max_pixels)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
-        self.crop_size = None if crop_size is None else (crop_size, crop_size)
+        if isinstance(crop_size, str) and crop_size != NO_CROP:
+            raise UserError(f"data.crop_size={crop_size!r} must be a number of pixels, or {NO_CROP}")
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else None
         self.predict_dir = None if predict_dir is None else Path(predict_dir)
-        self.batch_size = batch_size
+        self.batch_size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
         self.num_workers = num_workers
         self.augment: Augment | None = build_augmentation(augment, self.crop_size)
         self.synthetic_images = synthetic_images
         self.fold = fold
         self.sampler = sampler
         self.samples_per_epoch = samples_per_epoch
+        self.min_samples_per_epoch = min_samples_per_epoch or 0
         self.is_prepared = False
         self._resumed = (-1, 0)  # see EpochBatches
 
@@ -204,7 +212,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
             rank=rank,
             world_size=world_size,
             weights=weights,
-            length=self.samples_per_epoch,
+            length=max(len(dataset), self.min_samples_per_epoch)
+            if self.samples_per_epoch is None
+            else self.samples_per_epoch,
         )
         batches.resumed = self._resumed
         return self._loader(dataset, batches)

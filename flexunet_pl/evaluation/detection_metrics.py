@@ -1,13 +1,14 @@
 """Metrics of defects as regions and by probability, and the numbers of a single image; declared for the registry."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from statistics import fmean
 
 from flexunet_pl.evaluation.boundary import BoundaryCounts
 from flexunet_pl.evaluation.curves import AUPRO_LIMIT, NO_DETECTION, Detection
+from flexunet_pl.evaluation.image_decisions import FOUND_SHARE, ImageScores
 from flexunet_pl.evaluation.regions import HIT_LEVELS, Regions, hit_share
 from flexunet_pl.nn.metric_registry import Metric, register_metric
 
@@ -23,6 +24,7 @@ class DetectionCounts:
     alarms: int = 0  # those of them with a predicted defect
     average_precision: float | None = None  # of the class; None without probabilities
     curves: Detection = NO_DETECTION  # by 1 - P(background); empty without probabilities, and for a class
+    image_scores: ImageScores = field(default_factory=ImageScores)  # empty likewise
 
     @property
     def false_alarms(self) -> int:
@@ -71,6 +73,15 @@ register_metric(
         attrgetter("alarms"),
         note="of {images_without_defect} images without defect",
     ),
+    _cost(
+        "false_alarms_per_good_image",
+        f"false alarms per good image at {FOUND_SHARE:.0%} of defective images found",
+        attrgetter("image_scores.false_alarms"),
+        digits=6,
+        note="by the probability of a defect",
+    ),
+    _cost("image_threshold", "its threshold", attrgetter("image_scores.threshold"), digits=6),
+    _score("image_auroc", "image AUROC", attrgetter("image_scores.auroc"), digits=6),
     *(
         _score(key, name, attrgetter(f"curves.{of}"), digits=6, note=note)
         for key, name, of, note in (

@@ -39,6 +39,7 @@ class ImageCounts(NamedTuple):
     is_background: bool  # the predicted mask is background everywhere
     is_emptied: bool  # and it had regions before small ones were removed, as far as the probabilities tell
     probabilities: ProbabilityCounts | None  # None where only masks are known
+    defect_probability: float | None  # that the image shows any defect; None where only masks are known
 
     @property
     def dice(self) -> float:
@@ -72,6 +73,7 @@ def count_image(prediction: ImagePrediction, truth: UInt8Array, num_classes: int
         and bool(prediction.probabilities is not None and most_probable(prediction.probabilities).any()),
         soft_of_background=1 / (support + 1) if is_single else (2 * int((true == 0).sum()) + 1) / (2 * support + 1),
         probabilities=None if planes is None else _probability_counts(planes, truth, prediction.mask_index),
+        defect_probability=prediction.defect_probability,
     )
 
 

@@ -31,6 +31,7 @@ class ImagePrediction(NamedTuple):
     mask_index: UInt8Array  # (H, W), the class of each pixel at the image's own size
     # (h, w, K) at the size the network saw, padding left out; K = 1 is the probability of the second of two classes.
     probabilities: FloatArray | None  # None where only masks are known
+    defect_probability: float | None = None  # that the image shows any defect, 0..1
 
 
 class Clock:
@@ -105,7 +106,7 @@ class NetworkModel:
                 f"{pair.image}: the model gives probabilities that are no numbers; its training has diverged: use an "
                 "earlier checkpoint, or train again with a lower learning rate"
             )
-        return ImagePrediction(image, found.mask_index, found.probabilities)
+        return ImagePrediction(image, found.mask_index, found.probabilities, found.defect_probability)
 
 
 class PredictedMasks:

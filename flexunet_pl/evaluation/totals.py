@@ -23,6 +23,7 @@ from flexunet_pl.evaluation.calibration import Calibration
 from flexunet_pl.evaluation.curves import ClassHistogram, DetectionHistogram
 from flexunet_pl.evaluation.detection_metrics import DetectionCounts
 from flexunet_pl.evaluation.image_counts import ImageCounts
+from flexunet_pl.evaluation.image_decisions import ImageScores
 from flexunet_pl.evaluation.regions import Regions, by_size
 from flexunet_pl.nn.metric_registry import metrics_of
 from flexunet_pl.nn.score_table import PixelCounts, ScoreTable, rounded
@@ -63,6 +64,7 @@ class Totals:
         self._classes = ClassHistogram(classes)
         self._calibration, self._calibration_of_defects = Calibration(), Calibration()
         self._has_probabilities = False
+        self._images = ImageScores()
 
     def add(self, name: str, group: str | None, counts: ImageCounts) -> None:
         """Add an image."""
@@ -76,6 +78,8 @@ class Totals:
         self._background.append(counts.is_background)
         self._emptied.append(counts.is_emptied)
         self.rows.append(_row(name, group, counts, self.palette.names))
+        if counts.defect_probability is not None:
+            self._images.add(counts.defect_probability, is_defective=bool(counts.confusion[1:].any()))
         if counts.probabilities is not None:
             self._has_probabilities = True
             self._histogram.add(counts.probabilities.anomaly, counts.probabilities.region)
@@ -160,6 +164,7 @@ class Totals:
             clean=len(clean),
             alarms=sum(row["invented"] > 0 for row in clean),
             curves=self._histogram.compute(),
+            image_scores=self._images,
         )
 
     def _calibrated(self) -> dict[str, Any] | None:
@@ -193,6 +198,7 @@ def _row(name: str, group: str | None, counts: ImageCounts, names: Sequence[str]
         "group": group,
         "classes": [names[index] for index in range(1, len(names)) if counts.confusion[index].any()],
         "quality": counts.dice,
+        "defect_probability": rounded(counts.defect_probability, 6),
         **{metric.key: metric.compute(counts) for metric in metrics_of("image")},
     }
 

@@ -15,36 +15,51 @@ from torch import Tensor, nn
 from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path
+from flexunet_pl.nn.defect_head import image_logit, logits_and_cells
+from flexunet_pl.nn.tta import FlipTTA
 
 # torch's exporter writes 18 and converts for any other opset; onnxruntime reads 18 with IR 8 since 1.14.
 OPSET = 18
 IR_VERSION = 8
 METADATA_KEY = "flexunet_pl"
+OUTPUTS, DEFECT_OUTPUT = ("probabilities", "mask"), "defect_probability"
 LARGEST_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GiB; the graph itself stays far below 1 MiB
 
 
 class MaskingNetwork(nn.Module):
-    """A network with the inputs and outputs of the exported graph: raw images -> probabilities and masks."""
+    """A network with the inputs and outputs of the exported graph: raw images -> probabilities, masks and so on."""
 
     def __init__(self, network: nn.Module, num_classes: int) -> None:
-        """Wrap ``network``, which maps images (N, C, H, W), 0..255, to logits (N, K, H, W)."""
+        """Wrap ``network``, which maps images (N, C, H, W), 0..255, to logits (N, K, H, W), and perhaps cells."""
         super().__init__()
         self.network = network
         self.num_classes = num_classes
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Map an image uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and a mask uint8 (N, H, W)."""
-        logits = self.network(image.permute(0, 3, 1, 2))
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Map an image uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and a mask uint8 (N, H, W).
+
+        If the network has a head for whole images, the third output is the probability float32 (N,) of a defect.
+        """
+        logits, cells = logits_and_cells(self.network, image.permute(0, 3, 1, 2))
+        head = () if cells is None else (image_logit(cells).sigmoid(),)
         if self.num_classes == 1:
             probability = logits.sigmoid()
-            return probability.permute(0, 2, 3, 1), (probability[:, 0] > 0.5).to(torch.uint8)
+            return probability.permute(0, 2, 3, 1), (probability[:, 0] > 0.5).to(torch.uint8), *head
         # Transposed before the softmax and not after: onnxruntime's softmax is three times as fast along the last axis.
-        return logits.permute(0, 2, 3, 1).softmax(-1), logits.argmax(1).to(torch.uint8)
+        return logits.permute(0, 2, 3, 1).softmax(-1), logits.argmax(1).to(torch.uint8), *head
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs."""
+        network = self.network.network if isinstance(self.network, FlipTTA) else self.network
+        has_head = getattr(network, "defect_head", None) is not None
+        return [*OUTPUTS, DEFECT_OUTPUT] if has_head else list(OUTPUTS)
 
 
 def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> None:
     """Write ``network`` as an ONNX file: `image` uint8 (N, H, W, C) -> `probabilities` (N, H, W, K), `mask` (N, H, W).
 
+    If the network has a head for whole images, there is a third output, `defect_probability` (N,).
     N, H and W are free, unless ``facts["fixed_size"]`` gives the one height and width the network takes. The file
     contains no trace of the machine that wrote it.
 
@@ -90,7 +105,7 @@ def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["image"],
-                output_names=["probabilities", "mask"],
+                output_names=masking.output_names,
                 dynamic_shapes=(dynamic,),
             )
     except torch.onnx.OnnxExporterError as error:
@@ -121,6 +136,7 @@ def _describe(model: onnx.ModelProto, facts: Mapping[str, Any]) -> None:
         "image": ["batch", height, width, facts["channels"]],
         "probabilities": ["batch", height, width, facts["num_classes"]],
         "mask": ["batch", height, width],
+        DEFECT_OUTPUT: ["batch"],
     }
     for tensor in [*model.graph.input, *model.graph.output]:
         kind = tensor.type.tensor_type.elem_type

@@ -1,7 +1,7 @@
 """Compare an exported model with its network: probabilities and masks, for many image sizes."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +60,12 @@ class OnnxModel:
 
     def __call__(self, image: UInt8Array) -> tuple[FloatArray, UInt8Array]:
         """Map an image uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and a mask uint8 (N, H, W)."""
-        probabilities, mask = self._session.run(["probabilities", "mask"], {"image": image})
+        probabilities, mask, *_ = self.outputs(image)
         return probabilities, mask
+
+    def outputs(self, image: UInt8Array) -> tuple[npt.NDArray[Any], ...]:
+        """Map an image uint8 (N, H, W, C) to all outputs: probabilities, mask, and perhaps defect_probability (N,)."""
+        return tuple(self._session.run(None, {"image": image}))
 
 
 def verify_onnx(
@@ -91,15 +95,15 @@ def verify_onnx(
     batches = []
     for source, image in _batches(facts, pictures):
         expected = _run(network, facts["num_classes"], image)
-        result = model(image)
+        result = model.outputs(image)
         allowed = tolerance
-        difference = compared(*result, *expected, margin=allowed)
+        difference = _of_outputs(result, expected, allowed)
         if not difference.is_within(allowed):
             # PyTorch itself rounds sums of large numbers, such as images that are not scaled, by more than that.
             exact = _run(copy.deepcopy(network).double(), facts["num_classes"], image)
-            rounding = compared(*expected, *exact, margin=tolerance).largest_probability_difference
+            rounding = _of_outputs(expected, exact, tolerance).largest_probability_difference
             allowed = max(tolerance, min(ROUNDING_FACTOR * rounding, LARGEST_TOLERANCE))
-            difference = compared(*result, *expected, margin=allowed)
+            difference = _of_outputs(result, expected, allowed)
         if not difference.is_within(allowed):
             raise UserError(
                 f"{path.name}: onnxruntime and PyTorch disagree on {source} of shape {list(image.shape)}, where at "
@@ -112,10 +116,21 @@ def verify_onnx(
     return {largest: max(batch[largest] for batch in batches), **sums, "batches": batches}
 
 
-def _run(network: nn.Module, num_classes: int, image: UInt8Array) -> tuple[FloatArray, UInt8Array]:
+def _run(network: nn.Module, num_classes: int, image: UInt8Array) -> tuple[npt.NDArray[Any], ...]:
     with torch.inference_mode():
-        probabilities, mask = MaskingNetwork(network, num_classes).eval()(torch.from_numpy(image))
-    return probabilities.numpy(), mask.numpy()
+        outputs = MaskingNetwork(network, num_classes).eval()(torch.from_numpy(image))
+    return tuple(output.numpy() for output in outputs)
+
+
+def _of_outputs(result: Sequence[npt.NDArray[Any]], expected: Sequence[npt.NDArray[Any]], margin: float) -> Difference:
+    """Compare all outputs; the largest difference of a probability may be that of a whole image."""
+    (probabilities, mask, *heads), (truth, true_mask, *true_heads) = result, expected
+    difference = compared(probabilities, mask, truth, true_mask, margin)
+    for ours, theirs in zip(heads, true_heads, strict=True):
+        apart = float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
+        largest = max(difference.largest_probability_difference, apart)
+        difference = difference._replace(largest_probability_difference=largest)
+    return difference
 
 
 def compared(

@@ -25,10 +25,11 @@ UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Size = tuple[int, int]  # (height, width)
-Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS
+Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS, perhaps DEFECT_OUTPUT
 Predict = Callable[[UInt8Array], FloatArray]  # image uint8 (1, h, w, C) -> probabilities float32 (1, h, w, K)
 
-METADATA_KEY, METADATA_FORMAT, OUTPUTS = "flexunet_pl", 1, ("probabilities", "mask")
+METADATA_KEY, METADATA_FORMAT = "flexunet_pl", 1
+OUTPUTS, DEFECT_OUTPUT = ("probabilities", "mask"), "defect_probability"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 BITS, PHOTOMETRIC, ORIENTATION, KIND, TIFF_TILE = 258, 262, 274, 339, (322, 323)  # tags of TIFF
 KINDS, YCBCR_JPEG, LEAST_SIDE = {1: "unsigned", 2: "signed", 3: "floating-point"}, (6, 7), 16
@@ -40,7 +41,7 @@ EXTRAS = {
     "overlays": "also write the images with the classes painted over them, to DIR/overlays",
     "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
 }
-SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
+SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability", DEFECT_OUTPUT)
 IGNORE_INDEX, DEFAULT_MAX_PIXELS, DEFAULT_OVERLAP = 255, 100_000_000, 128  # docs/inference.md measures the overlap
 UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
 MASK_TILE, BAND_PIXELS, TIFF_BYTES, WORKERS = 256, 1 << 20, 1 << 24, 3  # TIFF_BYTES are read or written at a time
@@ -349,7 +350,8 @@ def _load_onnxruntime(path: Path, threads: int, precision: str, providers: Seque
     if lost := set(chosen) - set(session.get_providers()):
         raise InferenceError(f"--providers {', '.join(lost)}: onnxruntime cannot start it; check its libraries")
     metadata = session.get_modelmeta().custom_metadata_map
-    return lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {"image": images}), strict=True)), metadata
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True)), metadata
 
 
 def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence[str]) -> tuple[Run, dict[str, str]]:
@@ -367,7 +369,8 @@ def _load_openvino(path: Path, threads: int, precision: str, providers: Sequence
     hint = {"fp32": "f32"}.get(precision, precision)
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(threads)}
     compiled = core.compile_model(network, "CPU", settings | {"PERFORMANCE_HINT": "LATENCY"})
-    return lambda images: compiled({"image": images}), metadata
+    names = [output.any_name for output in network.outputs]
+    return lambda images: {name: found[name] for found in [compiled({"image": images})] for name in names}, metadata
 
 
 ENGINES = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}
@@ -378,6 +381,7 @@ class Prediction(NamedTuple):
 
     mask_index: UInt8Array
     probabilities: FloatArray  # (h, w, K) at the working size without padding; with tiles (H, W, K)
+    defect_probability: float  # that the image shows any defect, 0..1
 
 
 class Model:
@@ -401,8 +405,11 @@ class Model:
         self.labels = Labels.from_metadata(metadata, str(path))
         self._turn = threading.Lock()
 
-    def run(self, images: UInt8Array) -> tuple[FloatArray, UInt8Array]:
-        """Map uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and class indices uint8 (N, H, W)."""
+    def run(self, images: UInt8Array) -> tuple[FloatArray, UInt8Array, FloatArray]:
+        """Map uint8 (N, H, W, C) to probabilities float32 (N, H, W, K), classes uint8 (N, H, W) and P(defect) (N,).
+
+        P(defect), that the image shows any, is the network's own or else the highest of a pixel.
+        """
         height, width = images.shape[1:3]
         fixed = self.labels.fixed_size or (height, width)
         if height > fixed[0] or width > fixed[1]:
@@ -410,7 +417,9 @@ class Model:
         images = np.pad(images, ((0, 0), (0, fixed[0] - height), (0, fixed[1] - width), (0, 0)), mode="edge")
         with self._turn, _explained(f"the engine failed on {height} x {width} pixels; --tile needs less memory"):
             outputs = self._run(images)
-        return outputs["probabilities"][:, :height, :width], outputs["mask"][:, :height, :width]
+        probabilities, mask = (outputs[name][:, :height, :width] for name in OUTPUTS)
+        of_pixels = probabilities[..., 0] if probabilities.shape[-1] == 1 else 1 - probabilities[..., 0]
+        return probabilities, mask, outputs[DEFECT_OUTPUT] if DEFECT_OUTPUT in outputs else of_pixels.max((1, 2))
 
     def tiling(self, side: int, overlap: int | None = None) -> Tiling:
         """Return tiles for :meth:`predict`; see :meth:`Tiling.checked`."""
@@ -423,15 +432,24 @@ class Model:
             raise InferenceError(f"image {pixels.dtype} {pixels.shape}; give uint8 (H, W, {self.labels.channels})")
         size = (pixels.shape[0], pixels.shape[1])
         if tiling is not None:
-            blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run(tile)[0], tiling)
+            chances: list[float] = []
+            blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run_tile(tile, chances), tiling)
             probabilities = np.concatenate([block.copy() for block in blocks])
             mask_index = most_probable(probabilities)
         else:
             working, filled = working_image(pixels, self.labels)
-            probabilities, masks = self.run(working[None])
+            probabilities, masks, defects = self.run(working[None])
+            chances = [float(defects[0])]
             probabilities, seen = probabilities[0, : filled[0], : filled[1]], masks[0, : filled[0], : filled[1]]
             mask_index = np.asarray(Image.fromarray(seen).resize(size[::-1], Image.Resampling.NEAREST))
-        return Prediction(without_small_regions(mask_index, self.labels.min_region_area), probabilities)
+        mask_index = without_small_regions(mask_index, self.labels.min_region_area)
+        return Prediction(mask_index, probabilities, max(chances))
+
+    def run_tile(self, tile: UInt8Array, chances: list[float]) -> FloatArray:
+        """Map a tile uint8 (1, h, w, C) to probabilities (1, h, w, K), and append its P(defect) to ``chances``."""
+        probabilities, _, defects = self.run(tile)
+        chances.append(float(defects[0]))
+        return probabilities
 
 
 def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
@@ -451,6 +469,7 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
     with _explained("TIFF with --tile needs tifffile; pip install tifffile imagecodecs"):
         import tifffile
     labels, highest = model.labels, np.zeros(len(model.labels.names), dtype=np.float32)
+    chances: list[float] = []
     with _whole(target) as temporary, _explained(f"{path}: cannot be segmented"), tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         height, width = size = page.imagelength, page.imagewidth
@@ -469,7 +488,7 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
         bands = (convert(Image.fromarray(picture), labels, path) for picture in pictures)
 
         def masks() -> Iterator[UInt8Array]:
-            for block in tiled_rows(bands, size, lambda tile: model.run(tile)[0], tiling):
+            for block in tiled_rows(bands, size, lambda tile: model.run_tile(tile, chances), tiling):
                 np.maximum(highest, highest_probabilities(block), out=highest)
                 yield most_probable(block)
 
@@ -487,13 +506,16 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
         form |= {"photometric": "palette", "colormap": labels.color_table().T.astype(np.uint16) * 257}
         tifffile.imwrite(temporary, mask_tiles(), bigtiff=height * width > 1 << 31, buffersize=TIFF_BYTES, **form)
         with tifffile.TiffFile(temporary) as mask_file:
-            return _summary(path, labels, _tiff_bands(mask_file.pages.first), highest)
+            return _summary(path, labels, _tiff_bands(mask_file.pages.first), highest, max(chances))
 
 
-def _summary(path: Path, labels: Labels, bands: Iterable[UInt8Array], highest: FloatArray) -> list[Any]:
+def _summary(
+    path: Path, labels: Labels, bands: Iterable[UInt8Array], highest: FloatArray, defect_probability: float
+) -> list[Any]:
     pixels, regions, largest = (column[: len(labels.names)].tolist() for column in tally(bands))
     shares, chances = [round(n / sum(pixels), 6) for n in pixels], [round(float(chance), 6) for chance in highest]
-    return list(zip([str(path)] * len(shares), labels.names, pixels, shares, regions, largest, chances, strict=True))
+    columns = labels.names, pixels, shares, regions, largest, chances
+    return [(str(path), *row, round(defect_probability, 6)) for row in zip(*columns, strict=True)]
 
 
 @contextlib.contextmanager
@@ -576,7 +598,8 @@ def infer_files(
                 found = model.predict(image, tiling)
                 _save(found, image, model.labels.color_table(), mask, extras)
                 bands = np.array_split(found.mask_index, math.ceil(found.mask_index.size / BAND_PIXELS))
-                return _summary(path, model.labels, bands, highest_probabilities(found.probabilities))
+                highest = highest_probabilities(found.probabilities)
+                return _summary(path, model.labels, bands, highest, found.defect_probability)
         except InferenceError as error:
             return error if str(path) in str(error) else InferenceError(f"{path}: {error}")
 

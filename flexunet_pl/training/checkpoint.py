@@ -13,6 +13,7 @@ from flexunet_pl.core.ranges import shortened
 from flexunet_pl.core.renamed import current_hyper_parameters
 from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.nn.weight_files import reading
+from flexunet_pl.nn.zoo import ZOO
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -34,7 +35,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     network = settings.get("network", "flexunet")
     if not isinstance(network.get("name") if isinstance(network, dict) else network, str):
         raise UserError(f"{path}: its network={shortened(network)} must be a name, or a map of name and settings")
-    content["hyper_parameters"] = nested_settings(current_hyper_parameters(settings))
+    current = nested_settings({"network": "flexunet"} | current_hyper_parameters(settings))
+    if current["network"]["name"] in ZOO:
+        # Written before there was such a head, and one rate for all weights.
+        current["network"].setdefault("defect_head", False)
+        current.setdefault("encoder_rate", 1.0)
+    content["hyper_parameters"] = current
     return content
 
 

@@ -40,6 +40,7 @@ from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
 from flexunet_pl.training.trainer_errors import ERRORS, explained, root_of
+from flexunet_pl.training.training_size import check_training_size
 
 # What the task needs to know about the data: task parameter -> its key under "data".
 SHARED = {key: key for key in ("palette", "image_size", "resize", "sixteen_bit")} | {"in_channels": "channels"}
@@ -233,7 +234,7 @@ class TrainerCLI(LightningCLI):
             config.model.class_weights = class_weights(config.model.class_weights, counts)
         self.model = task_for(tile, overlap, shared | nested_settings(config.model.as_dict()))
         if self.subcommand in ("fit", "tune"):
-            self.model.check_training_size(self.datamodule)
+            check_training_size(self.model.size_multiple, self.model.hparams["network"], self.datamodule)
         writers = displays(config.trainer)
         if self.subcommand != "tune":
             writers += [callbacks.ScoreWriter(), StepTimer(), Guard()]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.nn.zoo import ZooNetwork
 
 
 class _FusedAdam(torch.optim.Adam):
@@ -64,8 +65,17 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_decay: float) -> Optimizer:
+def build_optimizer(
+    name: str, network: nn.Module, learning_rate: float, weight_decay: float, encoder_rate: float = 1.0
+) -> Optimizer:
     """Return the optimizer of that name; weight decay spares biases and normalisation layers.
+
+    Args:
+        name: A key of ``OPTIMIZERS``.
+        network: What it trains.
+        learning_rate: The rate.
+        weight_decay: Decay of the weights.
+        encoder_rate: The encoder of a network that has one trains with this share of the rate.
 
     Raises:
         UserError: If the name is unknown or a number is out of its range.
@@ -76,15 +86,32 @@ def build_optimizer(name: str, network: nn.Module, learning_rate: float, weight_
         raise UserError(f"model.learning_rate={learning_rate} must be above 0 and finite")
     if weight_decay < 0:
         raise UserError(f"model.weight_decay={weight_decay} must be at least 0")
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    if not 0 < encoder_rate <= 1:
+        raise UserError(f"model.encoder_rate={encoder_rate} must be above 0 and at most 1; try 0.3")
+    groups = _decayed_and_not(network.parameters(), learning_rate)
+    if encoder_rate != 1:
+        if not isinstance(network, ZooNetwork):
+            raise UserError(f"model.encoder_rate={encoder_rate}, but this network has no encoder; leave it out")
+        encoder = network.encoder_parameters()
+        known = {id(parameter) for parameter in encoder}
+        others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+        groups = _decayed_and_not(others, learning_rate) + _decayed_and_not(encoder, encoder_rate * learning_rate)
     optimizer = OPTIMIZERS[name](groups, lr=learning_rate, weight_decay=weight_decay)
     optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
     # A fused optimizer can unscale gradients itself; with mixed precision Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch declares it nowhere
     return optimizer
+
+
+def _decayed_and_not(parameters: Iterable[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
+    """Return the groups of an optimizer: weights, and biases and normalisation layers; none is empty."""
+    groups: list[dict[str, Any]] = [
+        {"params": [], "lr": learning_rate},
+        {"params": [], "lr": learning_rate, "weight_decay": 0.0},
+    ]
+    for parameter in parameters:
+        groups[parameter.ndim <= 1]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
 
 
 def _lay_out_as_weights(optimizer: Optimizer) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from flexunet_pl.core.arguments import fail, hinted, parser_keys
 from flexunet_pl.core.renamed import current_config
 from flexunet_pl.core.yaml_text import load_yaml
-from flexunet_pl.nn.networks import NETWORKS, network_fields
+from flexunet_pl.nn.networks import DEFAULT_NETWORK, NETWORKS, network_fields
 from flexunet_pl.training import callbacks
 from flexunet_pl.training.task import SegmentationTask
 
@@ -25,7 +25,8 @@ class Parser(LightningArgumentParser):
     def add_task_arguments(self, skip: set[str]) -> None:
         """Add the settings of the task, and those of all networks as flat keys beside them."""
         self.add_class_arguments(SegmentationTask, "model", skip={*skip, "network"}, instantiate=False)
-        self.add_argument("--model.network", type=str, default="flexunet", help=", ".join(NETWORKS))
+        names = f"{', '.join(NETWORKS)} (default: {DEFAULT_NETWORK}, flexunet if a setting of it is given)"
+        self.add_argument("--model.network", type=str | None, default=None, help=names)
         for name, (kind, field) in network_fields().items():
             self.add_argument(
                 f"--model.{name}", type=get_type_hints(kind)[name] | None, default=None, help=_help(kind, field.name)

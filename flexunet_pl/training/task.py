@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -24,14 +24,17 @@ from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.background import BackgroundCounter
+from flexunet_pl.nn.defect_head import defect_loss, image_logit, logits_and_cells
 from flexunet_pl.nn.losses import LOSSES, build_loss
 from flexunet_pl.nn.metric_registry import PRIMARY
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
-from flexunet_pl.nn.networks import build_network, checked_num_classes
+from flexunet_pl.nn.networks import DEFAULT_NETWORK, Network, build_network, checked_num_classes
 from flexunet_pl.nn.tta import FlipTTA
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.metric_states import restore_states, saved_states
+from flexunet_pl.training.recipes import fill_model
+from flexunet_pl.training.training_size import check_training_size
 
 Stage = Literal["train", "val", "test"]
 Batch = dict[str, Any]
@@ -54,13 +57,16 @@ class SegmentationTask(lightning.LightningModule):
         image_size: Working size, one side or [height, width]; the command line takes it from ``data``.
         resize: How images get to the working size; the command line takes it from ``data``.
         sixteen_bit: How 16-bit images become 8-bit; the command line takes it from ``data``.
-        loss: Weight of each loss by name, such as {cross_entropy: 1.0, dice: 1.0}. By default cross_entropy alone,
-            binary_cross_entropy with one channel.
+        loss: Weight of each loss by name, such as {cross_entropy: 1.0, dice: 1.0}; one channel needs
+            binary_cross_entropy. The network's recipe (training.recipes) says what this is by default, and all that
+            is None below.
         class_weights: Weight of each class in cross_entropy, in the order of the palette; on the command line also
             median_frequency or effective_number, which count the training masks.
         optimizer: adam (in Keras' form), adamw or sgd.
         learning_rate: The rate, or its peak.
         weight_decay: Decay of the weights, except biases and normalisation.
+        encoder_rate: Share of the learning rate with which a pretrained encoder trains.
+        defect_loss: Weight of the loss of the network's head for whole images, if it has one.
         schedule: constant, plateau, cosine or one_cycle.
         warmup_steps: Steps in which cosine and one_cycle rise to the learning rate; below 1 a share of the run.
         plateau_factor: plateau multiplies the rate by this.
@@ -79,32 +85,30 @@ class SegmentationTask(lightning.LightningModule):
         self,
         palette: dict[str, list[int]],
         num_classes: int | None = None,
-        network: dict[str, Any] | str = "flexunet",
+        network: dict[str, Any] | str = DEFAULT_NETWORK,
         in_channels: Channels = 3,
         image_size: Side | tuple[Side, Side] = 512,
         resize: str = "stretch",
         sixteen_bit: str | None = None,
         loss: dict[str, Any] | None = None,
         class_weights: list[float] | str | None = None,
-        optimizer: str = "adam",
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.0,
-        schedule: str = "constant",
-        warmup_steps: Annotated[float, Range(0)] = 0,
+        optimizer: str | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        encoder_rate: float | None = None,
+        defect_loss: Annotated[float, Range(0)] = 0.2,
+        schedule: str | None = None,
+        warmup_steps: Annotated[float, Range(0)] | None = None,
         plateau_factor: float = 0.4,
         plateau_patience: int = 4,
         batchnorm_momentum: float | None = None,
-        min_region_area: int = 0,
-        tta: bool = False,
+        min_region_area: Annotated[int, Range(0)] = 0,
+        tta: bool | None = None,
     ) -> None:
         """Build the network, the loss and the scores; see the class for the arguments."""
         super().__init__()
         self.palette = Palette.from_mapping(palette)
         num_classes = checked_num_classes(num_classes, len(self.palette))
-        if min_region_area < 0:
-            raise UserError(
-                f"model.min_region_area={min_region_area} must be 0, which keeps all, or a number of pixels"
-            )
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.sizing = Sizing(height, width, resize)
         self.network, settings = build_network(network, num_classes, in_channels)
@@ -112,25 +116,27 @@ class SegmentationTask(lightning.LightningModule):
         # Convolutions are faster in channels_last: twice as fast in bf16.
         self.network.to(memory_format=torch.channels_last)
         self.size_multiple = self.network.size_multiple
+        self.save_hyperparameters()
+        filled = dict(self.hparams)
+        fill_model(filled, settings["name"], num_classes)
+        self.save_hyperparameters(filled)
+        schedule, warmup_steps = filled["schedule"], filled["warmup_steps"]
         schedules.check_schedule(schedule, warmup_steps, plateau_factor, plateau_patience)
-        optim.build_optimizer(optimizer, self.network, learning_rate, weight_decay)  # a wrong value fails here
-        loss = _default_loss(num_classes) if loss is None else loss
+        self._new_optimizer()  # a wrong value fails here
         if isinstance(class_weights, str):
             raise UserError(f"model.class_weights={class_weights!r} must be numbers here; the command line counts them")
-        self.criterion = build_loss(loss, num_classes, class_weights)
+        self.criterion = build_loss(filled["loss"], num_classes, class_weights)
         self.train_scores, self.val_scores, self.test_scores = (Scores(len(self.palette)) for _ in range(3))
         # Not reduced by Lightning: it reduces when a value is read, and the progress bar reads in one process only.
         self.train_loss = MeanMetric(nan_strategy="ignore")
         self.tables: dict[Stage, ScoreTable] = {}
         self.background = BackgroundCounter()  # of the masks of test and predict
-        self.save_hyperparameters()
         self.save_hyperparameters(
             {
                 "network": settings,
                 "palette": self.palette.to_mapping(),
                 "num_classes": num_classes,
                 "image_size": [height, width],
-                "loss": loss,
                 "version": __version__,
             }
         )
@@ -162,38 +168,31 @@ class SegmentationTask(lightning.LightningModule):
         """Check before training that the size of the images fits the network."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(datamodule, SegmentationDataModule):
-            self.check_training_size(datamodule)
-
-    def check_training_size(self, datamodule: SegmentationDataModule) -> None:
-        """Raise a UserError if the size of training images is no multiple of the network's total downsampling."""
-        size, step, network = datamodule.training_size, self.size_multiple, self.hparams["network"]
-        if size is None or all(side % step == 0 for side in size):
-            return
-        key = "image_size" if datamodule.crop_size is None else "crop_size"
-        fitting = [-(-side // step) * step for side in size]
-        sides, repaired = (sizes[0] if sizes[0] == sizes[1] else list(sizes) for sizes in (size, fitting))
-        which = f"num_layers={network['num_layers']}" if "num_layers" in network else f"network={network['name']}"
-        raise UserError(
-            f"data.{key}={sides} must be a multiple of {step} to train this network ({which}); try {repaired}"
-        )
+            check_training_size(self.size_multiple, self.hparams["network"], datamodule)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W)."""
+        return self.logits_and_cells(image)[0]
+
+    def logits_and_cells(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W) and the cells of the head for whole images."""
         network = self.network if self.training else self.predictor
-        return torch.as_tensor(network(image.contiguous(memory_format=torch.channels_last)))
+        return logits_and_cells(network, image.contiguous(memory_format=torch.channels_last))
 
     @property
-    def predictor(self) -> nn.Module:
+    def predictor(self) -> Network | FlipTTA:
         """The network that predicts: with ``tta`` it also looks at the mirror image."""
         return FlipTTA(self.network) if self.hparams["tta"] else self.network
 
     @torch.inference_mode()
     def run_arrays(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Map images uint8 (N, H, W, C) to what exported models return: probabilities float32, 0..1, and mask uint8."""
-        logits = self(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)).float()
-        both = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-        mask = mask_from_logits(logits).to(torch.uint8)
-        return {"probabilities": both.permute(0, 2, 3, 1).cpu().numpy(), "mask": mask.cpu().numpy()}
+        """Map images uint8 (N, H, W, C) to what exported models return (export.onnx.OUTPUTS)."""
+        logits, cells = self.logits_and_cells(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device))
+        both = logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
+        outputs = {"probabilities": both.permute(0, 2, 3, 1), "mask": mask_from_logits(logits).to(torch.uint8)}
+        if cells is not None:
+            outputs["defect_probability"] = image_logit(cells.float()).sigmoid()
+        return {name: output.cpu().numpy() for name, output in outputs.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
@@ -217,9 +216,11 @@ class SegmentationTask(lightning.LightningModule):
         return self._native_masks(self(batch["image"]), batch)
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        logits, mask = self(batch["image"]), batch["mask"]
+        (logits, cells), mask = self.logits_and_cells(batch["image"]), batch["mask"]
         if stage == "train":
             loss: Tensor = self.criterion(logits, mask)
+            if cells is not None:
+                loss = loss + self.hparams["defect_loss"] * defect_loss(cells, mask)
             self.train_scores.update_masks(mask_from_logits(logits), mask)
             self.train_loss.update(loss.detach(), len(mask))
             self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
@@ -308,12 +309,8 @@ class SegmentationTask(lightning.LightningModule):
         Raises:
             UserError: If a schedule needs to know how long the run is and the Trainer has no end.
         """
-        settings = self.hparams
-        optimizer = optim.build_optimizer(
-            settings["optimizer"], self.network, settings["learning_rate"], settings["weight_decay"]
-        )
-        return schedules.build_schedule(optimizer, self)
+        return schedules.build_schedule(self._new_optimizer(), self)
 
-
-def _default_loss(num_classes: int) -> dict[str, Any]:
-    return {"binary_cross_entropy" if num_classes == 1 else "cross_entropy": 1.0}
+    def _new_optimizer(self) -> Optimizer:
+        keys = "learning_rate", "weight_decay", "encoder_rate"
+        return optim.build_optimizer(self.hparams["optimizer"], self.network, *(self.hparams[key] for key in keys))

@@ -89,6 +89,7 @@ def test_everything_is_written(brightest: Path, photos: Path, tmp_path: Path) ->
         "regions": "2",
         "largest_region": "2",
         "highest_probability": "1.0",
+        "defect_probability": "1.0",
     }
     assert [row["regions"] for row in rows[3:]] == ["0", "0", "1"]
 

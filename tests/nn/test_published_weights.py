@@ -87,7 +87,12 @@ def test_training_begins_with_the_weights_and_the_checkpoint_needs_no_package(
     task = SegmentationTask.from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     trained = task.network.get_parameter("model.encoder.model.conv_stem.weight")
     torch.testing.assert_close(trained.detach(), read_weights(FILE)["_conv_stem.weight"])
-    assert task.hparams["network"] == {"name": "unet", "encoder": ENCODER, "encoder_weights": None}
+    assert task.hparams["network"] == {
+        "name": "unet",
+        "encoder": ENCODER,
+        "encoder_weights": "random",
+        "defect_head": True,
+    }
 
 
 def test_a_changed_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

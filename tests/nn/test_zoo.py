@@ -38,7 +38,7 @@ def saved(task: SegmentationTask, path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_network_takes_any_size_trains_and_comes_back_from_a_checkpoint(name: str, tmp_path: Path) -> None:
-    task = small_task(name, in_channels=4, optimizer="adamw", learning_rate=1e-3)
+    task = small_task(name, in_channels=4, schedule="constant", learning_rate=1e-3)
     side = task.size_multiple
     mask = torch.zeros(2, side, side, dtype=torch.uint8)
     mask[:, side // 2 :] = 1
@@ -235,7 +235,7 @@ def test_a_checkpoint_rebuilds_the_network_without_the_file_of_encoder_weights(t
     task = small_task("unet", encoder_weights=str(tmp_path / "e.pth"))
     (tmp_path / "e.pth").unlink()
     read = SegmentationTask.from_checkpoint(saved(task, tmp_path / "last.ckpt"))
-    expected = {"name": "unet", "encoder": "tu-test_resnet", "encoder_weights": None}
+    expected = {"name": "unet", "encoder": "tu-test_resnet", "encoder_weights": "random", "defect_head": True}
     assert read.hparams["network"] == expected
     assert all(torch.equal(value, read.state_dict()[key]) for key, value in task.state_dict().items())
 
@@ -286,7 +286,8 @@ def test_training_sizes_name_the_network(tiny_config: Path, tmp_path: Path, caps
         "--model.encoder",
         "tu-test_resnet",
     ]
-    assert main([*arguments, "--data.image_size", "40", "--run_dir", str(tmp_path)]) == 2
+    sizes = ["--data.image_size", "40", "--data.crop_size", "none"]
+    assert main([*arguments, *sizes, "--run_dir", str(tmp_path)]) == 2
     assert "data.image_size=40 must be a multiple of 32 to train this network (network=fpn); try 64" in (
         capsys.readouterr().err
     )

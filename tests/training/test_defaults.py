@@ -84,6 +84,9 @@ def summary(config: dict[str, Any]) -> list[str]:
 
 REST = ["Curves", "EpochPictures"]
 LOSS = ["EarlyStopping val/loss 10", "ModelCheckpoint best val/loss", "ModelCheckpoint last", *REST]
+FLEXUNET: dict[str, Any] = {"model": {"network": "flexunet"}, "data": {}}
+DICE = ["ModelCheckpoint best val/mean_foreground_dice max", "ModelCheckpoint last"]
+PRETRAINED = ["EMAWeightAveraging 0.98", *DICE, *REST]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,51 @@ LOSS = ["EarlyStopping val/loss 10", "ModelCheckpoint best val/loss", "ModelChec
     ],
 )
 def test_callbacks_of_a_run(config: dict[str, Any], expected: list[str]) -> None:
+    assert summary(filled(FLEXUNET | config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        pytest.param({}, PRETRAINED, id="nothing given"),
+        pytest.param({"model": {"network": "fpn"}, "data": {}}, PRETRAINED, id="another pretrained network"),
+        pytest.param({"model": {"base_filters": 8}, "data": {}}, LOSS, id="a key of FlexUNet chooses it"),
+        pytest.param(
+            {"monitor": "val/loss", "patience": 5},
+            [PRETRAINED[0], "ModelCheckpoint best val/loss", *PRETRAINED[2:], "EarlyStopping val/loss 5"],
+            id="monitor and patience",
+        ),
+        pytest.param(
+            {"trainer": {"callbacks": [{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}]}},
+            ["EMAWeightAveraging 0.5", *PRETRAINED[1:]],
+            id="another average",
+        ),
+    ],
+)
+def test_callbacks_of_a_run_follow_its_network(config: dict[str, Any], expected: list[str]) -> None:
     assert summary(filled(config)) == expected
+
+
+def test_a_recipe_fills_what_is_not_given() -> None:
+    given = {"network": None, "learning_rate": 0.5, "loss": None, "optimizer": None, "tta": None}
+    default = filled({"model": given, "data": {"crop_size": None, "image_size": 100, "augment": None}})
+    assert default["model"]["network"] == "unet"
+    assert (default["model"]["learning_rate"], default["model"]["optimizer"]) == (0.5, "adamw")
+    assert default["model"]["tta"] is True
+    assert default["model"]["loss"] == {"cross_entropy": 1.0, "dice": 1.0}
+    assert default["data"]["crop_size"] == 96, "the largest multiple of 32 that is within the image"
+    assert default["data"]["augment"]["hflip"] == 0.5
+    of_flexunet = filled({"model": given | {"num_layers": 5}, "data": {"crop_size": None, "augment": None}})
+    assert of_flexunet["model"]["network"] == "flexunet"
+    assert (of_flexunet["model"]["learning_rate"], of_flexunet["model"]["optimizer"]) == (0.5, "adam")
+    assert of_flexunet["model"]["loss"] == {"cross_entropy": 1.0}
+    assert of_flexunet["data"]["crop_size"] is None
+    assert of_flexunet["data"]["augment"] is None
+
+
+def test_one_channel_gets_a_loss_that_it_can_have() -> None:
+    model = {"network": None, "num_classes": 1, "loss": None}
+    assert filled({"model": model, "data": {}})["model"]["loss"] == {"binary_cross_entropy": 1.0, "dice": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +221,7 @@ def test_the_printed_config_has_the_defaults_and_is_a_config_of_the_same_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     average = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
-    content = {"data": {"root": "x"}, "trainer": {"callbacks": average}, "patience": 3}
+    content = {"model": {"num_layers": 3}, "data": {"root": "x"}, "trainer": {"callbacks": average}, "patience": 3}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(content))
     one_more = ["--trainer.callbacks+", "ValidationTable", "--monitor", "val/pixel_accuracy"]
     whole = printed(capsys, "--config", str(tmp_path / "short.yaml"), *one_more)
@@ -282,17 +329,18 @@ def test_a_shipped_config_trains_for_a_step_as_shipped(name: str, tiles: Path, t
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "multi_gpu"])
-def test_a_shipped_config_still_describes_the_same_training(name: str) -> None:
-    """The callbacks that each config listed itself before they became defaults."""
-    dice = ["ModelCheckpoint best val/mean_foreground_dice max", "ModelCheckpoint last"]
+def test_a_shipped_config_has_these_callbacks(name: str) -> None:
     expected = {
-        "demo": LOSS,
+        "demo": PRETRAINED,
         "tile": LOSS,
-        "zoo": ["EarlyStopping val/loss 20", *LOSS[1:]],
-        "tile_strong": ["EMAWeightAveraging 0.95", *dice, *REST],
-        "magnetic_tile": ["EMAWeightAveraging 0.99", "EpochPictures 10", *dice, "Curves"],
+        "zoo": PRETRAINED,
+        "tile_strong": PRETRAINED,
+        "tile_flexunet": ["EMAWeightAveraging 0.95", *DICE, *REST],
+        "magnetic_tile": ["EpochPictures 10", *PRETRAINED[:-1]],
+        "magnetic_tile_flexunet": ["EMAWeightAveraging 0.99", "EpochPictures 10", *DICE, "Curves"],
     }
-    assert summary(filled(yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()))) == expected[name]
+    content = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    assert summary(filled({"model": {}} | content)) == expected[name]
 
 
 def test_pictures_are_predicted_with_the_averaged_weights() -> None:
