@@ -46,6 +46,15 @@ CASES: dict[str, dict[str, Any]] = {
     "12_classes_kernel11_6_levels": {"num_classes": 12, "base_kernel": 11, "num_layers": 6, "base_filters": 2},
     "mish": {"activation": "mish", "input_normalize": True, "normalization": True},
 }
+# Networks of segmentation-models-pytorch: network, encoder, classes, channels, and whether there is a second output for
+# the whole image. These are written and checked, but not read: flexunet_pl reads FlexUNet's files alone.
+ZOO_CASES: dict[str, tuple[str, str, int, int, bool]] = {
+    "unet_lite0": ("unet", "tu-tf_efficientnet_lite0", 3, 3, False),
+    "unet_lite0_one_class_4_channels_two_outputs": ("unet", "tu-tf_efficientnet_lite0", 1, 4, True),
+    "linknet_mobilenet_v2": ("linknet", "mobilenet_v2", 3, 3, False),
+    "unet_mobilenetv3": ("unet", "tu-mobilenetv3_large_100", 3, 3, False),
+    "unet_efficientnet_b0": ("unet", "efficientnet-b0", 3, 3, False),
+}
 
 
 def settings_of(case: str) -> dict[str, Any]:
@@ -57,31 +66,49 @@ def write(folder: Path) -> Iterator[tuple[str, float]]:
     """Write each case as .keras, .weights.h5 and .h5, with images and the probabilities of torch."""
     import torch
 
-    from flexunet_pl.keras import write_keras, write_legacy_h5, write_weights_h5
     from flexunet_pl.nn.flexunet import FlexUNet
+    from flexunet_pl.nn.zoo import ZooNetwork, ZooSettings
 
     for case in CASES:
         torch.manual_seed(1)
-        network = FlexUNet.from_arguments(settings_of(case)).eval()
-        for key, tensor in network.state_dict().items():
-            if key.endswith("running_var"):
-                tensor.uniform_(0.5, 2.0)
-            elif key.endswith(("bias", "running_mean")):
-                tensor.normal_(0.0, 0.1)
-            elif key == "encoder.0.0.weight" and not network.settings.input_normalize:
-                tensor /= 255
-        image = torch.randint(0, 256, (2, network.in_channels, *SIDES)).float()
-        with torch.no_grad():
-            logits = network(image)
-        probabilities = logits.softmax(1) if network.num_classes > 1 else logits.sigmoid()
-        target = folder / case
-        write_keras(target / "model.keras", network, SIDES)
-        write_keras(target / "variable.keras", network)
-        write_weights_h5(target / "model.weights.h5", network)
-        write_legacy_h5(target / "model.h5", network, SIDES)
-        nhwc = {"image": image, "probabilities": probabilities}
-        np.savez(target / "answer.npz", **{key: value.permute(0, 2, 3, 1).numpy() for key, value in nhwc.items()})
+        write_case(folder / case, FlexUNet.from_arguments(settings_of(case)))
         yield f"{case}: written", 0.0
+    for case, (name, encoder, num_classes, in_channels, has_defect_head) in ZOO_CASES.items():
+        torch.manual_seed(1)
+        network: Any = ZooNetwork(name, num_classes, in_channels, ZooSettings(encoder))
+        if has_defect_head:
+            network.defect_head = torch.nn.Conv2d(network.model.encoder.out_channels[-1], 1, 1)
+        write_case(folder / case, network)
+        yield f"{case}: written", 0.0
+
+
+def write_case(target: Path, network: Any) -> None:
+    """Write ``network``, with random biases and statistics, into the folder ``target``, with what it answers."""
+    import torch
+
+    from flexunet_pl.keras import write_keras, write_legacy_h5, write_weights_h5
+
+    is_raw = hasattr(network, "input_scale") and network.input_scale == 1
+    for key, tensor in network.eval().state_dict().items():
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif key.endswith(("bias", "running_mean")):
+            tensor.normal_(0.0, 0.1)
+        elif key == "encoder.0.0.weight" and is_raw:
+            tensor /= 255
+    image = torch.randint(0, 256, (2, network.in_channels, *SIDES)).float()
+    with torch.no_grad():
+        logits = network(image)
+        answers = {"image": image, "probabilities": logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()}
+        if getattr(network, "defect_head", None) is not None:
+            features = network.model.encoder((image - network.mean) / network.std)
+            answers["defect_probability"] = network.defect_head(features[-1]).amax((2, 3)).sigmoid()
+    write_keras(target / "model.keras", network, SIDES)
+    write_keras(target / "variable.keras", network)
+    write_weights_h5(target / "model.weights.h5", network)
+    write_legacy_h5(target / "model.h5", network, SIDES)
+    channels_last = {key: value.movedim(1, -1).numpy() for key, value in answers.items()}
+    np.savez(target / "answer.npz", **channels_last)
 
 
 def check(folder: Path) -> Iterator[tuple[str, float]]:
@@ -90,13 +117,16 @@ def check(folder: Path) -> Iterator[tuple[str, float]]:
     keras, tf_keras = importlib.import_module("keras"), importlib.import_module("tf_keras")
     versions = {name: importlib.import_module(name).__version__ for name in ("tensorflow", "keras", "tf_keras", "h5py")}
     yield ", ".join(f"{name} {version}" for name, version in versions.items()), 0.0
-    for case in CASES:
+    for case in (*CASES, *ZOO_CASES):
         source = folder / case
         with np.load(source / "answer.npz") as answers:
-            image, expected = answers["image"], answers["probabilities"]
+            image = answers["image"]
+            expected = [answers[key] for key in ("probabilities", "defect_probability") if key in answers]
 
-        def difference(model: Any, image: Array = image, expected: Array = expected) -> float:
-            return float(np.abs(model.predict(image, verbose=0) - expected).max())
+        def difference(model: Any, image: Array = image, expected: list[Array] = expected) -> float:
+            found = model.predict(image, verbose=0)
+            found = found if isinstance(found, list) else [found]
+            return max(float(np.abs(one - other).max()) for one, other in zip(found, expected, strict=True))
 
         for name in ("model.keras", "variable.keras", "model.h5"):
             model = keras.models.load_model(source / name, compile=False)
@@ -107,6 +137,12 @@ def check(folder: Path) -> Iterator[tuple[str, float]]:
             yield f"{case}: Keras 3 load_weights({name})", difference(model)
         model = tf_keras.models.load_model(source / "model.h5", compile=False)
         yield f"{case}: tf-keras load_model(model.h5)", difference(model)
+        if case in ZOO_CASES:
+            for name in ("model.h5", "model.weights.h5"):
+                model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+                model.load_weights(source / name)
+                yield f"{case}: tf-keras load_weights({name})", difference(model)
+            continue
         for name in ("model.h5", "model.weights.h5"):
             original = build_like_the_original(tf_keras, settings_of(case))
             original.load_weights(source / name)

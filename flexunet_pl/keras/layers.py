@@ -1,7 +1,7 @@
 """FlexUNet as a list of Keras layers: class, name, inputs, options and weights in the order of the original."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,17 @@ PLAIN_NAMES = {
     "MaxPooling2D": "max_pooling2d",
     "Conv2DTranspose": "conv2d_transpose",
     "Concatenate": "concatenate",
+    # Layers of other networks than FlexUNet.
+    "DepthwiseConv2D": "depthwise_conv2d",
+    "ZeroPadding2D": "zero_padding2d",
+    "UpSampling2D": "up_sampling2d",
+    "AveragePooling2D": "average_pooling2d",
+    "GlobalAveragePooling2D": "global_average_pooling2d",
+    "GlobalMaxPooling2D": "global_max_pooling2d",
+    "ReLU": "re_lu",
+    "Activation": "activation",
+    "Add": "add",
+    "Multiply": "multiply",
 }
 # Keras' names of a layer's weights, in the order in which Keras stores them, and torch's names for the same.
 WEIGHTS: dict[str, dict[str, str]] = {
@@ -40,6 +51,10 @@ WEIGHTS["BatchNormalization"] = WEIGHTS["GroupNormalization"] | {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+# The name is that of tf-keras; Keras 3 says kernel, and goes by the order alone.
+WEIGHTS["DepthwiseConv2D"] = {"depthwise_kernel": "weight", "bias": "bias"}
+# Kernels are (h, w, in, out) in Keras, transposed ones (h, w, out, in), those of one channel each (h, w, channel, 1).
+KERNEL_AXES = {"Conv2D": (2, 3, 1, 0), "Conv2DTranspose": (2, 3, 1, 0), "DepthwiseConv2D": (2, 3, 0, 1)}
 # The setting ``normalization`` by the class of the layers that it makes.
 NORMALIZATIONS: dict[str, bool | str] = {"BatchNormalization": True, "GroupNormalization": GROUP_NORM}
 CONVOLUTION = {"data_format": "channels_last", "use_bias": True}
@@ -47,7 +62,7 @@ CONVOLUTION = {"data_format": "channels_last", "use_bias": True}
 
 @dataclass(frozen=True)
 class KerasWeight:
-    """One weight: Keras' name for it, its shape there, and its key in FlexUNet's state dict."""
+    """One weight: Keras' name for it, its shape there, and its key in the network's state dict."""
 
     name: str
     shape: tuple[int, ...]
@@ -58,14 +73,14 @@ class KerasWeight:
 class KerasLayer:
     """One layer of the Keras model.
 
-    ``options`` are those that decide the layer's result. Its output is (N, H / 2**level, W / 2**level, channels).
+    ``options`` are those that decide the layer's result. Its output is (N, H', W', channels), or (N, channels) behind
+    a global pooling.
     """
 
     kind: str
     name: str
     inputs: tuple[str, ...]
     options: dict[str, object]
-    level: int
     channels: int
     weights: tuple[KerasWeight, ...] = ()
 
@@ -84,14 +99,13 @@ class _Chain:
         inputs: tuple[KerasLayer, ...],
         options: dict[str, object],
         channels: int,
-        level: int,
         module: tuple[str, nn.Module] | None = None,
     ) -> KerasLayer:
         """Append a layer of class ``kind``; ``module`` is the torch module that holds its weights, with its name."""
         name = numbered_name(kind, self.used[kind])
         self.used[kind] += 1
         weights = () if module is None else keras_weights(kind, *module)
-        self.layers.append(KerasLayer(kind, name, tuple(x.name for x in inputs), options, level, channels, weights))
+        self.layers.append(KerasLayer(kind, name, tuple(x.name for x in inputs), options, channels, weights))
         return self.layers[-1]
 
     def convolution(self, x: KerasLayer, name: str, conv: nn.Module, activation: str) -> KerasLayer:
@@ -112,7 +126,7 @@ class _Chain:
         if not up and conv.kernel_size != (1, 1):
             options["padding"] = "same"
         kind = "Conv2DTranspose" if up else "Conv2D"
-        return self.add(kind, (x,), options, conv.out_channels, x.level - up, (name, conv))
+        return self.add(kind, (x,), options, conv.out_channels, (name, conv))
 
     def block(self, x: KerasLayer, name: str, block: nn.Module) -> KerasLayer:
         """Append the layers of one ConvBlock; in Keras the activation is part of the convolution."""
@@ -122,12 +136,12 @@ class _Chain:
                 x = self.convolution(x, module, layer, self.activation)
             elif isinstance(layer, nn.BatchNorm2d):
                 options: dict[str, object] = {"axis": -1, "epsilon": layer.eps, "center": True, "scale": True}
-                x = self.add("BatchNormalization", (x,), options, x.channels, x.level, (module, layer))
+                x = self.add("BatchNormalization", (x,), options, x.channels, (module, layer))
             elif isinstance(layer, nn.GroupNorm):
                 options = {"groups": layer.num_groups, "axis": -1, "epsilon": layer.eps, "center": True, "scale": True}
-                x = self.add("GroupNormalization", (x,), options, x.channels, x.level, (module, layer))
+                x = self.add("GroupNormalization", (x,), options, x.channels, (module, layer))
             elif isinstance(layer, nn.Dropout):
-                x = self.add("Dropout", (x,), {"rate": layer.p}, x.channels, x.level)
+                x = self.add("Dropout", (x,), {"rate": layer.p}, x.channels)
         return x
 
 
@@ -135,19 +149,19 @@ def keras_layers(network: FlexUNet) -> list[KerasLayer]:
     """Return the Keras layers of ``network`` from the input to the head, in the order of the original."""
     settings = network.arguments
     chain = _Chain(settings["activation"])
-    x = chain.add("InputLayer", (), {}, settings["in_channels"], 0)
+    x = chain.add("InputLayer", (), {}, settings["in_channels"])
     if settings["input_normalize"]:
-        x = chain.add("Rescaling", (x,), {"scale": 1 / 255, "offset": 0.0}, x.channels, 0)
+        x = chain.add("Rescaling", (x,), {"scale": 1 / 255, "offset": 0.0}, x.channels)
     skips = []
     for level, down in enumerate(network.encoder):
         x = chain.block(x, f"encoder.{level}", down)
         skips.append(x)
         pooling: dict[str, object] = {"pool_size": [2, 2], "strides": [2, 2], "data_format": "channels_last"}
-        x = chain.add("MaxPooling2D", (x,), pooling, x.channels, x.level + 1)
+        x = chain.add("MaxPooling2D", (x,), pooling, x.channels)
     x = chain.block(x, "bridge", network.bridge)
     for index, (up, skip) in enumerate(zip(network.decoder, reversed(skips), strict=True)):
         x = chain.convolution(x, f"decoder.{index}.upsample", up.get_submodule("upsample"), "linear")
-        x = chain.add("Concatenate", (x, skip), {"axis": -1}, x.channels + skip.channels, x.level)
+        x = chain.add("Concatenate", (x, skip), {"axis": -1}, x.channels + skip.channels)
         x = chain.block(x, f"decoder.{index}.block", up.get_submodule("block"))
     chain.convolution(x, "head", network.head, "softmax" if settings["num_classes"] > 1 else "sigmoid")
     return chain.layers
@@ -162,7 +176,7 @@ def keras_weights(kind: str, module_name: str, module: nn.Module) -> tuple[Keras
     """Return Keras' description of the weights in the torch ``module`` called ``module_name``."""
     state = module.state_dict()
     return tuple(
-        KerasWeight(name, tuple(_keras_axes(state[key]).shape), f"{module_name}.{key}")
+        KerasWeight(name, keras_shape(kind, state[key].shape), f"{module_name}.{key}")
         for name, key in WEIGHTS[kind].items()
     )
 
@@ -191,14 +205,15 @@ def blank_network(settings: Mapping[str, Any], origin: Path) -> FlexUNet:
         raise UserError(f"{origin} describes no FlexUNet: {error}") from error
 
 
-def _keras_axes(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` with the axes of Keras: kernels (h, w, in, out), transposed ones (h, w, out, in)."""
-    return tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+def keras_shape(kind: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape in Keras of a weight of ``shape`` in torch, in a layer of class ``kind``."""
+    return tuple(shape[axis] for axis in KERNEL_AXES[kind]) if len(shape) == 4 else tuple(shape)
 
 
-def to_keras(tensor: Tensor) -> npt.NDArray[np.float32]:
-    """Return ``tensor`` as Keras stores it, float32."""
-    return np.ascontiguousarray(_keras_axes(tensor).detach().to("cpu", torch.float32).numpy())
+def to_keras(tensor: Tensor, kind: str = "Conv2D") -> npt.NDArray[np.float32]:
+    """Return ``tensor``, a weight of a layer of class ``kind``, as Keras stores it, float32."""
+    ordered = tensor.permute(KERNEL_AXES[kind]) if tensor.ndim == 4 else tensor
+    return np.ascontiguousarray(ordered.detach().to("cpu", torch.float32).numpy())
 
 
 def to_torch(array: npt.NDArray[np.float32]) -> Tensor:

@@ -29,7 +29,9 @@ from flexunet_pl.keras.layers import (
 )
 from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
 
-KIND_OF_PLAIN_NAME = {PLAIN_NAMES[kind]: kind for kind in WEIGHTS}
+# The classes of FlexUNet's layers with weights.
+KINDS = ("Conv2D", "Conv2DTranspose", *NORMALIZATIONS)
+KIND_OF_PLAIN_NAME = {PLAIN_NAMES[kind]: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)

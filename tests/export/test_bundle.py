@@ -300,15 +300,27 @@ def test_mistakes_are_named_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_keras_files_of_another_network_are_refused(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = SegmentationTask.from_checkpoint(tiny_checkpoint)
-    task.network = torch.nn.Conv2d(3, 6, 1)  # type: ignore[assignment]  # stands for a network of the zoo
-    task.hparams["network"] = {"name": "unet"}
-    monkeypatch.setattr(SegmentationTask, "from_checkpoint", lambda _path: task)
-    with pytest.raises(UserError, match=r"is a 'unet', and only FlexUNet has Keras files; use --formats onnx"):
-        export(tiny_checkpoint, tmp_path / "out", formats="onnx,keras")
+def small_zoo_checkpoint(name: str, folder: Path) -> Path:
+    """Return an untrained checkpoint of a network of the zoo with a small encoder."""
+    network = {"name": name, "encoder": "tu-test_resnet"}
+    task = SegmentationTask(TILE_PALETTE, network=network, image_size=64)
+    torch.save({"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}, folder / "small.ckpt")
+    return folder / "small.ckpt"
+
+
+def test_keras_files_of_a_network_of_the_zoo_are_read_back(tmp_path: Path) -> None:
+    checkpoint = small_zoo_checkpoint("unet", tmp_path)
+    assert export(checkpoint, tmp_path / "out", formats="keras,weights.h5,h5") == 0
+    report = json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
+    for name in ("model.keras", "model.weights.h5", "model.h5"):
+        assert report[name] == {"read_back": "all weights and settings are those of the checkpoint"}
+
+
+def test_keras_files_of_a_network_with_layers_that_keras_lacks_are_refused(tmp_path: Path) -> None:
+    checkpoint = small_zoo_checkpoint("fpn", tmp_path)
+    message = r"is a 'fpn', and the layer model\.decoder\.seg_blocks\S+ \(GroupNorm\) computes .*; use --formats onnx"
+    with pytest.raises(UserError, match=message):
+        export(checkpoint, tmp_path / "out", formats="onnx,keras")
 
 
 class OneSizeGraph(torch.nn.Module):
