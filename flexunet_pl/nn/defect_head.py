@@ -40,13 +40,15 @@ def defect_loss(cells: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         cells: Logits (N, 1, h, w), any float type; computed in float32.
-        mask: Class index uint8 (N, H, W), 255 = ignore. A cell without defect whose pixels are all ignored does not
-            count.
+        mask: Class index uint8 (N, H, W), 255 = ignore. A cell, or an image, whose pixels are all ignored is left out.
     """
     counted = (mask != 255).unsqueeze(1)
     shows = functional.adaptive_max_pool2d((counted & (mask > 0).unsqueeze(1)).float(), cells.shape[-2:])
     known = functional.adaptive_max_pool2d(counted.float(), cells.shape[-2:])
     logits = cells.float()
     by_cell = functional.binary_cross_entropy_with_logits(logits, shows, weight=known, reduction="sum")
-    by_image = functional.binary_cross_entropy_with_logits(image_logit(logits), shows.amax((1, 2, 3)))
-    return by_cell / known.sum().clamp(min=1) + by_image
+    seen = known.amax((1, 2, 3))
+    by_image = functional.binary_cross_entropy_with_logits(
+        image_logit(logits), shows.amax((1, 2, 3)), weight=seen, reduction="sum"
+    )
+    return by_cell / known.sum().clamp(min=1) + by_image / seen.sum().clamp(min=1)

@@ -24,7 +24,8 @@ SMALL = {
 }
 SMALL_NETWORKS = {
     "flexunet": {"base_filters": 2, "base_kernel": 3, "num_layers": 3},
-    "unet": {"encoder": "mobilenet_v2"},
+    "unet": {},
+    "deeplabv3plus": {"encoder": "mobilenet_v2"},
 }
 # Makes the packages of the extras fail to import, as after `pip install flexunet_pl` alone.
 WITHOUT_EXTRAS = f"import sys\nsys.modules.update(dict.fromkeys({sorted(TRAIN_PACKAGES | EXTRA_OF.keys())}))\n"
@@ -53,9 +54,12 @@ def smaller(config: Path) -> None:
     content = yaml.safe_load(config.read_text())
     for part, values in SMALL.items():
         content.setdefault(part, {}).update(values)
-    content["model"].update(SMALL_NETWORKS[content["model"].get("network", "flexunet")])
+    model = content.setdefault("model", {})
+    model.update(SMALL_NETWORKS[model.get("network", "flexunet" if "num_layers" in model else "unet")])
     if "crop_size" in content["data"]:
         content["data"]["crop_size"] = 32
+    if model.get("network") != "flexunet":
+        content["data"]["min_samples_per_epoch"] = 0
     if "max_time" in content["trainer"]:  # an epoch is shorter than any time that could be asked for
         content["trainer"]["max_time"] = None
     content["data"].pop("samples_per_epoch", None)

@@ -37,7 +37,11 @@ def test_what_is_ignored_is_neither_good_nor_a_defect() -> None:
     of_image = math.log(1 + math.exp(2))
     assert defect_loss(cells, mask).item() == pytest.approx(math.log(2) + of_image, rel=1e-6)
     mask[..., :] = 255
-    assert torch.isfinite(defect_loss(cells, mask))
+    assert defect_loss(cells, mask) == 0
+    both = torch.cat([mask, torch.zeros_like(mask)])
+    assert defect_loss(cells.expand(2, 1, 1, 2), both).item() == pytest.approx(
+        (math.log(2) + math.log(1 + math.exp(2))) / 2 + of_image, rel=1e-6
+    )
 
 
 def test_the_head_begins_at_one_low_probability_and_takes_the_highest_cell() -> None:

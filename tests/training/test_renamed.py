@@ -42,7 +42,9 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, folder)
     content = torch.load(folder / "zoo.ckpt", weights_only=True)
     settings = nested_settings(content["hyper_parameters"])
-    network, _ = build_network(settings["network"], settings["num_classes"], settings["in_channels"])
+    network, _ = build_network(
+        settings["network"] | {"defect_head": False}, settings["num_classes"], settings["in_channels"]
+    )
     blank = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
     torch.save(content | {"state_dict": drawn_weights(blank)}, folder / "zoo.ckpt")
     return folder
@@ -84,6 +86,7 @@ def test_an_old_checkpoint_is_read_as_a_new_one() -> None:
     assert read_checkpoint(GOLDEN / "zoo.ckpt")["hyper_parameters"]["network"] == {
         "name": "linknet",
         "encoder": "tu-test_resnet",
+        "defect_head": False,
     }
 
 

@@ -77,11 +77,11 @@ def test_tiles_that_cannot_be_are_an_error(
 def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def brightest(_: object, image: torch.Tensor) -> torch.Tensor:
+    def brightest(_: object, image: torch.Tensor) -> tuple[torch.Tensor, None]:
         seen.append(tuple(image.shape))
-        return image.float()
+        return image.float(), None
 
-    monkeypatch.setattr(SegmentationTask, "forward", brightest)
+    monkeypatch.setattr(SegmentationTask, "logits_and_cells", brightest)
     palette = {"background": [0, 0, 0], "a": [255, 0, 0], "b": [0, 255, 0]}
     task = task_for(16, 4, {"palette": palette, "network": {"num_layers": 1}, "resize": "none"})
     image = noise(40, 19, 3)
@@ -92,7 +92,7 @@ def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(mo
 
 def test_one_sigmoid_channel_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TiledTask({"background": [0, 0, 0], "a": [255, 0, 0]}, 1, {"num_layers": 1}, resize="none")
-    monkeypatch.setattr(SegmentationTask, "forward", lambda _, image: image[:, :1].float() - 100)
+    monkeypatch.setattr(SegmentationTask, "logits_and_cells", lambda _, image: (image[:, :1].float() - 100, None))
     task.tiling = Tiling(8, 2)
     image = torch.tensor([99, 100, 101], dtype=torch.uint8).expand(3, 20, 3).clone()
     assert task.predict_step({"image": image[None]}, 0)[0][5].tolist() == [0, 0, 1]
