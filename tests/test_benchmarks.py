@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT
 from curation_data import write_magnets
 from PIL import Image
+from safetensors import safe_open
 
 from flexunet_pl.cli.main import main
 from flexunet_pl.core.errors import UserError
@@ -23,6 +24,7 @@ from flexunet_pl.data.manifest import read_manifest
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sources import source_of
 from flexunet_pl.data.synthetic.dataset import TILE_PALETTE
+from flexunet_pl.nn.networks import build_network
 
 
 def benchmark(name: str) -> ModuleType:
@@ -289,3 +291,28 @@ def test_the_table_of_encoders_has_a_row_for_each_and_ends_what_takes_too_long(
     ).__str__() == ("| tu-test_resnet | 1.2 M | 6 | 2.5e-07 | 100.000% |")
     assert encoders.main(["resnet18", "--limit", "0"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "| resnet18 | no result after 0 s | | | |"
+
+
+def test_pretraining_writes_half_precision_weights_that_flexunet_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain = benchmark("pretrain")
+    model = {"base_filters": 2, "base_kernel": 3, "num_layers": 2, "normalization": True}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"model": model}))
+    out = tmp_path / "new" / "weights.safetensors"
+    words = ["--config", str(tmp_path / "tiny.yaml"), "--steps", "2", "--batch_size", "1", "--scored", "4"]
+    pretrain.main([*words, "--threads", "1", "--out", str(out)])
+    assert "Dice on 4 pictures of seed 1" in capsys.readouterr().out
+    network, _ = build_network({"name": "flexunet", **model, "pretrained": str(out)}, 3, 1)
+    assert network.state_dict()["bridge.0.weight"].dtype == torch.float32
+    with safe_open(out, framework="pt") as file:
+        assert file.get_tensor("bridge.0.weight").dtype == torch.float16
+        assert "2 steps of 1 made-up surfaces with their masks" in file.metadata()["origin"]
+
+
+def test_permuted_masks_are_those_of_other_pictures() -> None:
+    pretrain = benchmark("pretrain")
+    image, mask = pretrain.draw_batch(0, 3, seed=0)
+    same_image, other_mask = pretrain.draw_batch(0, 3, seed=0, permuted=True)
+    assert torch.equal(image, same_image)
+    assert not any(torch.equal(one, other) for one, other in zip(mask, other_mask, strict=True))

@@ -20,6 +20,7 @@ from flexunet_pl.core.signals import Stopped, stop_on_sigterm
 COMMANDS = {
     "fit": "train a model: fit --config configs/demo.yaml",
     "tune": "find a learning rate or a batch size: tune --config FILE --find learning_rate",
+    "distill": "let the network of a run teach another one: distill RUN --network flexunet --time 12m",
     "validate": "score a checkpoint on the validation images, at the working size",
     "test": "score a checkpoint on the test images, at their own size; writes test_scores.json",
     "predict": "write the masks of a folder of images: predict --ckpt_path FILE --data.predict_dir DIR --out DIR",

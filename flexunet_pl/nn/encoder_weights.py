@@ -47,7 +47,7 @@ def load_encoder_weights(encoder: nn.Module, path: str, name: str) -> None:
     weights = read_weights(Path(path))
     needed = encoder.state_dict()
     found = max(_candidates(weights, needed), key=len)
-    found = {key: _for_channels(value, needed[key]) for key, value in found.items()}
+    found = {key: for_channels(value, needed[key]) for key, value in found.items()}
     # Batch counters matter only in training, and older files lack them.
     missing = [key for key in needed if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
@@ -67,26 +67,26 @@ def load_encoder_weights(encoder: nn.Module, path: str, name: str) -> None:
             needed[key].copy_(value)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; no code in the file is run.
+def read_weights(path: Path, key: str = "model.encoder_weights") -> dict[str, Tensor]:
+    """Return the tensors of a file by name; no code in the file is run. ``key`` stands in messages.
 
     Raises:
         UserError: If the file does not exist, is damaged or holds none.
     """
     if not path.is_file():
-        raise UserError(f"model.encoder_weights={path}: this file does not exist; check the path")
+        raise UserError(f"{key}={path}: this file does not exist; check the path")
     repair = ", or hold objects, which are never unpickled: save the state_dict alone"
-    with reading(f"model.encoder_weights={path}", "weights", repair):
+    with reading(f"{key}={path}", "weights", repair):
         is_safe = path.suffix == ".safetensors"
         content: Any = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
-    for key in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    for container in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
             break
     tensors = content.items() if isinstance(content, Mapping) else ()
-    weights = {key: value for key, value in tensors if isinstance(key, str) and isinstance(value, Tensor)}
+    weights = {name: value for name, value in tensors if isinstance(name, str) and isinstance(value, Tensor)}
     if not weights:
-        raise UserError(f"model.encoder_weights={path}: holds no weights by name; save the state_dict of a model")
+        raise UserError(f"{key}={path}: holds no weights by name; save the state_dict of a model")
     return weights
 
 
@@ -101,7 +101,7 @@ def _candidates(weights: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> 
     return candidates
 
 
-def _for_channels(weight: Tensor, needed: Tensor) -> Tensor:
+def for_channels(weight: Tensor, needed: Tensor) -> Tensor:
     """Adapt the weight (O, 3, k, k) of a first convolution to the channels of ``needed`` (O, C, k, k)."""
     if weight.ndim != 4 or weight.shape[1] != 3 or weight.shape[0] != needed.shape[0] or needed.shape[1] == 3:
         return weight

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from flexunet_pl.core.errors import UserError, suggestion
-from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
+from flexunet_pl.nn.flexunet import FlexUNet
+from flexunet_pl.nn.flexunet_weights import FlexUNetOptions, build_flexunet
 from flexunet_pl.nn.zoo import ZOO, ZooNetwork, ZooSettings
 
 Network: TypeAlias = FlexUNet | ZooNetwork
@@ -20,7 +21,7 @@ class NetworkKind(NamedTuple):
 
 
 NETWORKS: dict[str, NetworkKind] = {
-    "flexunet": NetworkKind(FlexUNetSettings, FlexUNet),
+    "flexunet": NetworkKind(FlexUNetOptions, build_flexunet),
     **{name: NetworkKind(ZooSettings, partial(ZooNetwork, name)) for name in ZOO},
 }
 
@@ -45,7 +46,7 @@ def build_network(
         in_channels: Channels of the image.
 
     Returns:
-        The network, and the map that builds it again: defaults filled in, without encoder weights.
+        The network, and the map that builds it again: defaults filled in, without pretrained weights.
 
     Raises:
         UserError: If the name is unknown, a key belongs to another network, or a value is out of its range.
@@ -56,8 +57,9 @@ def build_network(
         hint = suggestion(name, NETWORKS) if isinstance(name, str) else ""
         raise UserError(f"model.network={name!r}; choose from {', '.join(NETWORKS)}{hint}")
     kind = NETWORKS[name]
-    given = {key: value for key, value in given.items() if value is not None or key == "encoder_weights"}
     own = {field.name for field in fields(kind.settings)}
+    can_be_none = own & {"encoder_weights"}
+    given = {key: value for key, value in given.items() if value is not None or key in can_be_none}
     if foreign := {key: value for key, value in given.items() if key not in own}:
         listed = ", ".join(f"model.{key}={value}" for key, value in foreign.items())
         raise UserError(
@@ -73,7 +75,7 @@ def chosen_network(flat: Mapping[str, Any]) -> str | dict[str, Any]:
     network: str | dict[str, Any] | None = flat.get("network")
     if network is not None:
         return network
-    own = {field.name for field in fields(FlexUNetSettings)}
+    own = {field.name for field in fields(FlexUNetOptions)}
     return "flexunet" if any(flat.get(key) is not None for key in own) else DEFAULT_NETWORK
 
 

@@ -39,8 +39,9 @@ class Parser(LightningArgumentParser):
 
 
 def _help(kind: type[Any], name: str) -> str:
-    """Return the description of a field from the docstring of its dataclass."""
-    descriptions = {one.arg_name: one.description or "" for one in parse(kind.__doc__ or "").params}
+    """Return the description of a field from the docstring of its dataclass, or of those it inherits from."""
+    documented = [one for base in kind.__mro__ for one in parse(base.__doc__ or "").params]
+    descriptions = {one.arg_name: one.description or "" for one in documented}
     return " ".join(descriptions.get(name, "").split())
 
 
