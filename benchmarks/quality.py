@@ -83,7 +83,7 @@ def prepared(plan: dict[str, Any], data: Path, out: Path) -> Path:
         return data
     target = out / "data"
     if not (target / "manifest.csv").is_file():
-        _call(["prepare", *(str(word).format(data=data, out=target) for word in plan["prepare"])])
+        flexunet(["prepare", *(str(word).format(data=data, out=target) for word in plan["prepare"])])
     return target
 
 
@@ -104,26 +104,10 @@ def train(run: Run, data: Path, folder: Path, split: str) -> Result:
     Raises:
         UserError: If a command fails; its own message went to standard error.
     """
-    seconds = round(run.minutes * 60)
-    pace = f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    changes = {"trainer.max_time": pace, "trainer.max_epochs": -1, "trainer.enable_progress_bar": False} | run.changes
-    common = ["--config", run.config, "--data.root", str(data), "--run_dir", str(folder)]
-    fit = ["fit", *common, "--seed_everything", str(run.seed)]
-    for key, value in changes.items():
-        fit += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    last, clock = checkpoint_file(folder, "last"), folder / "training.json"
-    spent = json.loads(clock.read_text()) if clock.is_file() else {"seconds": 0.0, "finished": False}
-    if not spent["finished"]:
-        started = time.monotonic()
-        try:
-            _call([*fit, *(["--ckpt_path", "last"] if last.is_file() else [])])
-            spent["finished"] = True
-        finally:
-            spent["seconds"] += time.monotonic() - started
-            write_json(clock, spent)
+    seconds = fit(run, data, folder)
     scored = data / split
     places = ["--data.test_images", str(scored / "images"), "--data.test_masks", str(scored / "masks")]
-    _call(["test", *common, "--ckpt_path", "last", *places])
+    flexunet(["test", *common_options(run, data, folder), "--ckpt_path", "last", *places])
     scores = json.loads((folder / "test_scores.json").read_text())
     names = list(scores["classes"])[1:]
     return Result(
@@ -131,16 +115,64 @@ def train(run: Run, data: Path, folder: Path, split: str) -> Result:
         run.seed,
         {name: scores["classes"][name]["dice"] for name in names},
         scores["mean_foreground_dice"],
-        int(read_checkpoint(last)["global_step"]),
-        spent["seconds"] / 60,
+        steps_of(folder),
+        seconds / 60,
     )
 
 
-def _call(words: list[str]) -> None:
+def fit(run: Run, data: Path, folder: Path) -> float:
+    """Train a run in ``folder``, go on after its last checkpoint, or do nothing if it is finished.
+
+    Returns:
+        The seconds it took, from the start of the process to its end, interrupted ones included.
+
+    Raises:
+        UserError: If the command fails; its own message went to standard error.
+    """
+    words = fit_command(run, data, folder)
+    clock = folder / "training.json"
+    spent = json.loads(clock.read_text()) if clock.is_file() else {"seconds": 0.0, "finished": False}
+    if not spent["finished"]:
+        started = time.monotonic()
+        try:
+            flexunet([*words, *(["--ckpt_path", "last"] if checkpoint_file(folder, "last").is_file() else [])])
+            spent["finished"] = True
+        finally:
+            spent["seconds"] += time.monotonic() - started
+            write_json(clock, spent)
+    return float(spent["seconds"])
+
+
+def fit_command(run: Run, data: Path, folder: Path) -> list[str]:
+    """Return the words of the ``fit`` that begins a run."""
+    seconds = round(run.minutes * 60)
+    pace = f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    changes = {"trainer.max_time": pace, "trainer.max_epochs": -1, "trainer.enable_progress_bar": False} | run.changes
+    words = ["fit", *common_options(run, data, folder), "--seed_everything", str(run.seed)]
+    for key, value in changes.items():
+        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def common_options(run: Run, data: Path, folder: Path) -> list[str]:
+    """Return the options that all commands on a run share."""
+    return ["--config", run.config, "--data.root", str(data), "--run_dir", str(folder)]
+
+
+def steps_of(folder: Path) -> int:
+    """Return how many steps the last checkpoint of a run folder is old."""
+    return int(read_checkpoint(checkpoint_file(folder, "last"))["global_step"])
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of this process, with as many threads as the machine has cores unless they are given."""
+    return os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))}
+
+
+def flexunet(words: list[str]) -> None:
     """Run a command of the package in a process of its own, as a user would."""
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))}
     command = [sys.executable, "-m", "flexunet_pl", *words]
-    if subprocess.run(command, env=environment, check=False).returncode != 0:
+    if subprocess.run(command, env=environment(), check=False).returncode != 0:
         raise UserError(f"python -m flexunet_pl {' '.join(words)} failed, as said above")
 
 

@@ -141,7 +141,7 @@ def test_a_plan_prepares_its_data_set_once(tmp_path: Path, monkeypatch: pytest.M
     assert {split: len(groups) for split, groups in magnets.items()} == {"train": 12, "valid": 3}
     assert not magnets["train"] & magnets["valid"]
     assert magnets["train"] | magnets["valid"] == set(magnet_of.values())
-    monkeypatch.setattr(quality, "_call", lambda words: pytest.fail(f"called {words}"))
+    monkeypatch.setattr(quality, "flexunet", lambda words: pytest.fail(f"called {words}"))
     assert quality.prepared(plan, tmp_path / "magnets", tmp_path / "out") == made
     assert quality.prepared({}, tmp_path / "magnets", tmp_path / "out") == tmp_path / "magnets"
 
