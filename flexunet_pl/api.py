@@ -70,7 +70,8 @@ class Model:
             found = self._network.predict(pixels, tiling)
         size = (found.mask_index.shape[0], found.mask_index.shape[1])
         probabilities = np.dstack([resize_nearest(plane, size) for plane in np.moveaxis(found.probabilities, 2, 0)])
-        return Prediction(found.mask_index, probabilities, _regions(found.mask_index, probabilities, labels.names))
+        regions = _regions(found.mask_index, probabilities, labels.names)
+        return Prediction(found.mask_index, probabilities, regions, found.defect_probability)
 
 
 def load_model(path: str | Path, *, device: str | None = None) -> Model:

@@ -125,8 +125,10 @@ class Prediction:
         mask: Class indices, uint8 (H, W), at the image's own size.
         probabilities: float32 (H, W, K), 0..1; K = 1 is the probability of the second of two classes.
         regions: The connected regions of all classes but the background, largest first.
+        defect_probability: That the image shows any defect, 0..1.
     """
 
     mask: npt.NDArray[np.uint8]
     probabilities: npt.NDArray[np.float32]
     regions: tuple[Region, ...] = ()
+    defect_probability: float | None = None
