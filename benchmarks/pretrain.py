@@ -1,6 +1,6 @@
-"""Train FlexUNet on made-up surfaces, and write the weights that ``model.pretrained: surfaces`` loads.
+"""Train FlexUNet on made-up surfaces, and write weights for ``model.pretrained``.
 
-    python benchmarks/pretrain.py --steps 2000 --out flexunet_pl/nn/weights/flexunet-surfaces.safetensors
+    python benchmarks/pretrain.py --steps 2000 --out surfaces.safetensors
     python benchmarks/pretrain.py --steps 500 --out short.safetensors
     python benchmarks/pretrain.py --steps 500 --permuted_masks --out permuted.safetensors
 
@@ -8,8 +8,8 @@ The architecture and the optimizer are those of a config. Every step draws new p
 ``flexunet_pl.data.synthetic.pretraining``. The loss is the cross-entropy of the kinds plus the Dice of any defect: the
 Dice of 17 classes hardly changes in a small batch. With ``--permuted_masks`` each picture has the mask of another one:
 what the network then learns comes from the pictures alone, or from having been trained at all. The scores printed at
-the end are of pictures of another seed. The weights are float16, with the settings of the network in the file's
-metadata.
+the end are of pictures of another seed. The weights are float16 where they fit, with the settings of the network
+in the file's metadata.
 """
 
 import argparse
@@ -122,13 +122,13 @@ def score(network: FlexUNet, pictures: int, seed: int) -> str:
 
 
 def write_weights(network: FlexUNet, path: Path, origin: str) -> None:
-    """Write the weights as float16, counters as they are, with settings, origin and licence in the metadata."""
-    weights = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in network.state_dict().items()
-    }
-    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
-        raise SystemExit("error: some weights do not fit float16")
+    """Write the weights as float16, with settings, origin and licence in the metadata.
+
+    What does not fit, such as a large running variance, stays float32; counters stay as they are.
+    """
+    weights = {key: value.contiguous() for key, value in network.state_dict().items()}
+    halves = {key: value.half() for key, value in weights.items() if value.is_floating_point()}
+    weights |= {key: half for key, half in halves.items() if bool(torch.isfinite(half).all())}
     settings = {key: value for key, value in network.arguments.items() if key != "num_classes"}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

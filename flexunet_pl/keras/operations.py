@@ -148,9 +148,21 @@ def zero_padding(chain: Chain, call: Call) -> KerasLayer:
 
 
 def max_pooling(chain: Chain, call: Call) -> KerasLayer:
-    """MaxPooling2D; padding with zeros instead of minus infinity changes nothing behind a ReLU."""
+    """MaxPooling2D; padding with zeros instead of minus infinity changes nothing behind a ReLU.
+
+    At a stride of 1, Keras' "same" leaves out what is beyond the edge, as torch does.
+    """
     if max(pair(call["dilation"])) != 1:
         raise NoCounterpart("Keras pools without dilation")
+    size, padding = pair(call["kernel_size"]), pair(call["padding"])
+    if (
+        any(padding)
+        and pair(call["stride"]) == [1, 1]
+        and all(2 * p == s - 1 for p, s in zip(padding, size, strict=True))
+    ):
+        options: dict[str, object] = {"pool_size": size, "strides": [1, 1], "padding": "same"}
+        options["data_format"] = "channels_last"
+        return chain.add("MaxPooling2D", (call["self"],), options, call["self"].channels)
     if max(pair(call["padding"])) > 0 and call["self"].kind != "ReLU":
         raise NoCounterpart("it pads, and Keras pads with zeros, which is the same only behind a ReLU")
     return _pooled("MaxPooling2D", chain, call)

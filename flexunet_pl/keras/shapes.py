@@ -19,6 +19,8 @@ def _convolved(options: Mapping[str, Any], axis: int, side: int) -> int:
 
 
 def _pooled(options: Mapping[str, Any], axis: int, side: int) -> int:
+    if options.get("padding", "valid") == "same":
+        return int(-(-side // options["strides"][axis]))
     return int((side - options["pool_size"][axis]) // options["strides"][axis] + 1)
 
 

@@ -35,6 +35,7 @@ class Logits(nn.Module):
         super().__init__()
         self.model = network.model
         self.defect_head: nn.Module | None = getattr(network, "defect_head", None)
+        self.defect_gate: nn.Module | None = getattr(network, "defect_gate", None)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map normalised images (N, C, H, W) to logits (N, K, H, W) and, with a defect head, logits (N, 1)."""
@@ -43,7 +44,10 @@ class Logits(nn.Module):
         model: Any = self.model
         features = model.encoder(x)
         logits: Tensor = model.segmentation_head(model.decoder(features))
-        return logits, self.defect_head(features[-1]).amax((2, 3))
+        cells = self.defect_head(features[-1])
+        if self.defect_gate is not None:
+            logits = self.defect_gate(logits, cells)
+        return logits, cells.amax((2, 3))
 
 
 def traced_layers(network: ZooNetwork) -> list[KerasLayer]:

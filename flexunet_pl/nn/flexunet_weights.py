@@ -1,4 +1,4 @@
-"""Pretrained weights for FlexUNet: those that come with the package, or a file, all but the head."""
+"""Pretrained weights for FlexUNet from a file, all but the head."""
 
 import json
 from collections.abc import Mapping
@@ -10,14 +10,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.ranges import check_fields
-from flexunet_pl.nn.encoder_weights import for_channels, is_file, read_weights
+from flexunet_pl.nn.encoder_weights import for_channels, read_weights
 from flexunet_pl.nn.flexunet import GROUP_NORM, FlexUNet, FlexUNetSettings
 from flexunet_pl.nn.weight_files import reading
 
 KEY = "model.pretrained"
-SHIPPED = {"surfaces": Path(__file__).parent / "weights" / "flexunet-surfaces.safetensors"}
 HEAD = "head."
 PREFIXES = ("network.", "")  # of the names in checkpoints, and in files of a network alone
 FIRST = "encoder.0.0.weight"
@@ -30,8 +29,8 @@ class FlexUNetOptions(FlexUNetSettings):
     """The settings of a FlexUNet, and where its training begins, which is no part of what the network is.
 
     Attributes:
-        pretrained: Weights to begin with: surfaces, those of made-up surfaces that come with the package, or a file of
-            a FlexUNet (.ckpt, .safetensors, .pth). By default training begins with random weights.
+        pretrained: Weights to begin with, a file of a FlexUNet (.ckpt, .safetensors, .pth). By default training begins
+            with random weights.
     """
 
     pretrained: str | None = None
@@ -67,12 +66,12 @@ def load_pretrained(network: FlexUNet, pretrained: str) -> None:
 
     Args:
         network: The network; its buffers are loaded too.
-        pretrained: A key of ``SHIPPED``, or a file; nothing in it is unpickled.
+        pretrained: A file; nothing in it is unpickled.
 
     Raises:
         UserError: If there is no such file, it holds no FlexUNet, or one of other settings, which are named.
     """
-    path = _path_of(pretrained)
+    path = Path(pretrained)
     weights = _without_prefix(read_weights(path, KEY))
     if FIRST not in weights:
         raise UserError(f"{KEY}={pretrained}: holds no FlexUNet ({FIRST} is missing); give a checkpoint of one")
@@ -86,16 +85,6 @@ def load_pretrained(network: FlexUNet, pretrained: str) -> None:
             raise UserError(f"{KEY}={pretrained}: {key} is {there}; give the weights of a FlexUNet of these settings")
         with torch.no_grad():
             value.copy_(found)
-
-
-def _path_of(pretrained: str) -> Path:
-    if pretrained in SHIPPED:
-        return SHIPPED[pretrained]
-    if not is_file(pretrained):
-        raise UserError(
-            f"{KEY}={pretrained!r}; choose from {', '.join(SHIPPED)}, or name a file{suggestion(pretrained, SHIPPED)}"
-        )
-    return Path(pretrained)
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

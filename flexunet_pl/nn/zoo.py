@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.ranges import check_fields
-from flexunet_pl.nn.defect_head import DefectHead
+from flexunet_pl.nn.defect_head import DefectGate, DefectHead
 from flexunet_pl.nn.encoder_weights import is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
 from flexunet_pl.nn.published_weights import has_package, load_published_weights
@@ -46,11 +46,13 @@ class ZooSettings:
             taken from an installed package, or downloaded; random for none. By default imagenet if they come in a
             package (tu-tf_efficientnet_lite0), else random.
         defect_head: Whether the network also tells how likely an image shows any defect (default: true, but for dpt).
+        defect_gate: Whether that head suppresses defects where it sees none (default: as defect_head).
     """
 
     encoder: str | None = None
     encoder_weights: str | None = AUTO_WEIGHTS
     defect_head: bool | None = None
+    defect_gate: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the types."""
@@ -130,6 +132,7 @@ class ZooNetwork(nn.Module):
                 if type(module) is nn.BatchNorm2d:
                     module.__class__ = LoneValueBatchNorm
             self.defect_head = self._new_defect_head(architecture, settings.defect_head)
+            self.defect_gate = self._new_defect_gate(settings.defect_gate)
             self._try_out()
         except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -142,14 +145,17 @@ class ZooNetwork(nn.Module):
     @property
     def settings(self) -> ZooSettings:
         """The settings that build the same network again; a checkpoint has the weights of the encoder."""
-        return ZooSettings(self.encoder, RANDOM_WEIGHTS, self.defect_head is not None)
+        return ZooSettings(self.encoder, RANDOM_WEIGHTS, self.defect_head is not None, self.defect_gate is not None)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
         return self.logits_and_cells(image)[0]
 
     def logits_and_cells(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map an image as ``forward`` does; also return the cells of :class:`DefectHead`, None without that head."""
+        """Map an image as ``forward`` does; also return the cells of :class:`DefectHead`, None without that head.
+
+        In evaluation mode the logits went through the gate.
+        """
         height, width = image.shape[-2:]
         x = pad_to_multiple((image.to(self.mean.dtype) - self.mean) / self.std, self.size_multiple)
         if self.defect_head is None:
@@ -158,6 +164,8 @@ class ZooNetwork(nn.Module):
             model: Any = self.model  # what its forward does, but for a check of the size
             features = model.encoder(x)
             logits, cells = model.segmentation_head(model.decoder(features)), self.defect_head(features[-1])
+            if self.defect_gate is not None and not self.training:
+                logits = self.defect_gate(logits, cells)
         return logits[..., :height, :width], cells
 
     def encoder_parameters(self) -> list[nn.Parameter]:
@@ -171,6 +179,14 @@ class ZooNetwork(nn.Module):
             return None
         channels: Any = self.model.get_submodule("encoder").out_channels
         return DefectHead(channels[-1])
+
+    def _new_defect_gate(self, wanted: bool | None) -> DefectGate | None:
+        if self.defect_head is None:
+            if wanted:
+                raise ValueError("model.defect_gate=true needs model.defect_head")
+            return None
+        encoder: Any = self.model.get_submodule("encoder")
+        return None if wanted is False else DefectGate(self.num_classes, encoder.output_stride)
 
     def _load(self, encoder_weights: str | None) -> None:
         """Load the weights of the encoder that the setting asks for."""

@@ -39,6 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if current["network"]["name"] in ZOO:
         # Written before there was such a head, and one rate for all weights.
         current["network"].setdefault("defect_head", False)
+        current["network"].setdefault("defect_gate", False)
         current.setdefault("encoder_rate", 1.0)
     content["hyper_parameters"] = current
     return content

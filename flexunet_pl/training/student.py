@@ -19,7 +19,7 @@ from flexunet_pl.training.data_paths import PATH_KEYS
 CALLBACK = "flexunet_pl.training.distillation.Distillation"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 # Keys under ``model`` that a student has instead of its network's defaults and of the teacher's. FlexUNet's are those
-# of configs/tile_flexunet.yaml; the weights ``surfaces`` fit them, and are left out until their benefit is measured.
+# of configs/tile_flexunet.yaml.
 STUDENTS: dict[str, dict[str, Any]] = {
     "flexunet": {
         "base_kernel": 5,

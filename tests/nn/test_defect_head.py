@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.nn.defect_head import FIRST_LOGIT, DefectHead, defect_loss, image_logit
+from flexunet_pl.nn.defect_head import FIRST_LOGIT, STEEPNESS, DefectGate, DefectHead, defect_loss, image_logit
 from flexunet_pl.nn.networks import build_network
 from flexunet_pl.nn.tta import FlipTTA
 from flexunet_pl.nn.zoo import ZooNetwork, ZooSettings
@@ -53,7 +53,7 @@ def test_the_head_begins_at_one_low_probability_and_takes_the_highest_cell() -> 
 
 
 def test_logits_are_the_same_with_and_without_the_head() -> None:
-    with_head, without = network().eval(), network(defect_head=False).eval()
+    with_head, without = network(defect_gate=False).eval(), network(defect_head=False).eval()
     without.load_state_dict({key: value for key, value in with_head.state_dict().items() if "defect_head" not in key})
     image = torch.randint(0, 256, (2, 3, 40, 70), dtype=torch.uint8)
     logits, cells = with_head.logits_and_cells(image)
@@ -115,3 +115,42 @@ def test_a_checkpoint_from_before_there_was_the_head_has_none(tmp_path: Path) ->
 def test_dpt_has_no_place_for_it() -> None:
     with pytest.raises(UserError, match="defect_head=true needs features in rows and columns"):
         build_network({"name": "dpt", "encoder": "tu-test_vit", "defect_head": True}, 2, 3)
+
+
+def test_the_gate_takes_defects_away_where_no_cell_nearby_shows_one() -> None:
+    gate = DefectGate(3, cell=2)
+    logits = torch.arange(3.0).view(1, 3, 1, 1).expand(1, 3, 2, 10).clone()
+    cells = torch.tensor([[[[1.0, -1.0, -0.5, -2.0, -3.0]]]])
+    found = gate(logits, cells)
+    assert torch.equal(found[:, 0], logits[:, 0]), "the background stays"
+    # The highest of a cell and its neighbours: 1, 1, -0.5, -0.5, -2.
+    taken = torch.tensor([0.0, 0, 0, 0, 4, 4, 4, 4, 16, 16])
+    assert torch.equal((logits - found)[0, 1, 0], taken)
+    assert torch.equal((logits - found)[0, 2, 1], taken)
+
+
+def test_the_gate_of_one_channel_takes_from_it() -> None:
+    found = DefectGate(1, cell=2)(torch.zeros(1, 1, 2, 4), torch.tensor([[[[-1.0, -1.0]]]]))
+    assert torch.equal(found, torch.full((1, 1, 2, 4), -STEEPNESS))
+
+
+def test_training_has_no_gate_and_its_weights_stay() -> None:
+    one = network()
+    assert one.defect_head is not None
+    torch.nn.init.constant_(one.defect_head.bias, -1.0)  # type: ignore[arg-type]  # it has one
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    gated = one.eval()(image)
+    one.defect_gate = None
+    plain = one(image)
+    assert torch.equal(gated[:, 0], plain[:, 0])
+    torch.testing.assert_close(gated[:, 1], plain[:, 1] - STEEPNESS)
+    fresh = network()
+    assert fresh.defect_gate is not None
+    assert not any(weight.requires_grad for weight in fresh.defect_gate.parameters())
+
+
+def test_without_the_head_there_is_no_gate() -> None:
+    assert network(defect_head=False).defect_gate is None
+    assert network(defect_gate=False).defect_gate is None
+    with pytest.raises(UserError, match=r"defect_gate=true needs model\.defect_head"):
+        network(defect_head=False, defect_gate=True)

@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
-from flexunet_pl.nn.flexunet_weights import SHIPPED, load_pretrained
+from flexunet_pl.nn.flexunet_weights import load_pretrained
 from flexunet_pl.nn.networks import build_network
 
 SETTINGS = {"base_filters": 4, "base_kernel": 5, "num_layers": 3, "normalization": True, "input_normalize": True}
@@ -112,7 +109,7 @@ def test_without_metadata_the_shapes_tell_the_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pretrained", "message"),
     [
-        pytest.param("surface", "choose from surfaces, or name a file.*did you mean", id="mistyped name"),
+        pytest.param("surface", "this file does not exist", id="a name"),
         pytest.param("gone/weights.safetensors", "does not exist", id="no file"),
     ],
 )
@@ -131,16 +128,5 @@ def test_files_of_something_else(tmp_path: Path, weights: Path) -> None:
 
 
 def test_another_network_has_no_such_key() -> None:
-    with pytest.raises(UserError, match=r"model\.pretrained=surfaces: no setting of model\.network=unet"):
-        build_network({"name": "unet", "pretrained": "surfaces"}, 3, 3)
-
-
-def test_the_shipped_weights_are_those_of_the_recipe() -> None:
-    model = yaml.safe_load((ROOT / "configs" / "tile_flexunet.yaml").read_text())["model"]
-    settings = {key: model[key] for key in ("base_kernel", "dropout", "normalization", "input_normalize")}
-    network, _ = build_network({"name": "flexunet", **settings, "pretrained": "surfaces"}, 6, 3)
-    assert all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
-    assert SHIPPED["surfaces"].stat().st_size < 30_000_000
-    with safe_open(SHIPPED["surfaces"], framework="pt") as file:
-        assert file.metadata()["licence"] == "Apache-2.0"
-        assert file.get_tensor("bridge.0.weight").dtype == torch.float16
+    with pytest.raises(UserError, match=r"model\.pretrained=a\.pth: no setting of model\.network=unet"):
+        build_network({"name": "unet", "pretrained": "a.pth"}, 3, 3)

@@ -92,6 +92,7 @@ def test_training_begins_with_the_weights_and_the_checkpoint_needs_no_package(
         "encoder": ENCODER,
         "encoder_weights": "random",
         "defect_head": True,
+        "defect_gate": True,
     }
 
 

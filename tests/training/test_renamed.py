@@ -87,6 +87,7 @@ def test_an_old_checkpoint_is_read_as_a_new_one() -> None:
         "name": "linknet",
         "encoder": "tu-test_resnet",
         "defect_head": False,
+        "defect_gate": False,
     }
 
 
