@@ -15,6 +15,7 @@ import torch
 import yaml
 from conftest import ROOT
 from curation_data import write_magnets
+from onnx_models import write_model
 from PIL import Image
 from safetensors import safe_open
 
@@ -316,3 +317,31 @@ def test_permuted_masks_are_those_of_other_pictures() -> None:
     same_image, other_mask = pretrain.draw_batch(0, 3, seed=0, permuted=True)
     assert torch.equal(image, same_image)
     assert not any(torch.equal(one, other) for one, other in zip(mask, other_mask, strict=True))
+
+
+def test_the_table_of_engines_has_a_row_for_each_file_and_engine(
+    tiny_checkpoint: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    engines: Any = benchmark("engines")
+    classes = [{"name": name, "color": color} for name, color in TILE_PALETTE.items()]
+    write_model(tmp_path / "model.onnx", np.zeros((6, 3, 1, 1)), num_classes=6, classes=classes)
+    networks = [f"{name}={tmp_path}@{tiny_checkpoint}" for name in ("one", "other")]
+    words = [*networks, "--data", str(tiny_data / "valid"), "--dice", "one", "--rounds", "1"]
+    assert engines.main(words) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[4:]]
+    variants = ["onnxruntime fp32", "OpenVINO fp32", "OpenVINO bf16", "torch fp32", "torch bf16, channels_last"]
+    assert [row[:2] for row in rows] == [[name, variant] for name in ("one", "other") for variant in variants]
+    assert rows[0][3] == rows[5][3] == "1.00"
+    assert [row[6] for row in rows[:3]] == ["0.0000"] * 3, "this graph takes everything for background"
+    assert {row[6] for row in rows[5:]} == {""}
+    write_model(tmp_path / "model.int8.onnx", np.zeros((6, 3, 1, 1)), num_classes=6, classes=classes)
+    with_int8 = engines.Network.parsed(networks[0]).segments(1)
+    assert len(with_int8) == len(engines.VARIANTS) == 7
+    with pytest.raises(SystemExit):
+        engines.main([f"one={tmp_path}@none", "--data", str(tiny_data)])
+    assert "give NAME=BUNDLE@CHECKPOINT" in capsys.readouterr().err

