@@ -12,6 +12,7 @@ from flexunet_pl.core.renamed import current_config
 from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import find_palette
 from flexunet_pl.nn.networks import nested_settings
+from flexunet_pl.nn.zoo import RANDOM_WEIGHTS, ZOO
 from flexunet_pl.summary.describe import NetworkSummary, describe
 from flexunet_pl.summary.drawing import draw
 from flexunet_pl.summary.text import as_text
@@ -20,6 +21,7 @@ from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.visualization.pictures import save_picture
 
 TEXT, PICTURE = "summary.txt", "model.png"
+LEFT_OUT = ("loss", "class_weights", "pretrained")  # keys under ``model`` that say nothing of the network's layers
 
 
 def summarize(source: Path, size: str | None, batch_size: int, out: Path | None) -> list[str]:
@@ -74,14 +76,18 @@ def _task_of_config(path: Path) -> SegmentationTask:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML ({error}); fix it") from error
     model, data = (content.get(key) if isinstance(content, dict) else None for key in ("model", "data"))
+    model = {} if isinstance(content, dict) and model is None else model  # the default network
     if not isinstance(model, dict) or not isinstance(data, dict):
-        raise UserError(f"{path}: is not a config; it needs the sections model and data, as in configs/demo.yaml")
+        raise UserError(f"{path}: is not a config; it needs the section data, as in configs/tile_strong.yaml")
     palette = find_palette(data.get("palette"), data.get("root"), int(data.get("synthetic_images", 0)))
-    settings: dict[str, Any] = {key: value for key, value in model.items() if key not in ("loss", "class_weights")}
+    settings: dict[str, Any] = {key: value for key, value in model.items() if key not in LEFT_OUT}
     for parameter, key in (("in_channels", "channels"), ("image_size", "image_size"), ("resize", "resize")):
         if key in data:
             settings[parameter] = data[key]
     try:
-        return SegmentationTask(palette.to_mapping(), **nested_settings(settings))
+        nested = nested_settings(settings)
+        if nested["network"]["name"] in ZOO:
+            nested["network"]["encoder_weights"] = RANDOM_WEIGHTS
+        return SegmentationTask(palette.to_mapping(), **nested)
     except TypeError as error:
         raise UserError(f"{path}: the section model does not fit ({error}); fix it") from error

@@ -67,7 +67,7 @@ PRETRAINED = Recipe(
         "crop_size": 128,  # many small crops find small defects in a fraction of the steps that few large ones take
         "batch_size": 8,
         "sampler": "class_balanced",
-        "min_samples_per_epoch": 400,
+        "min_samples_per_epoch": 800,
         "augment": AUGMENTATION,
     },
     monitor="val/mean_foreground_dice",

@@ -209,7 +209,7 @@ def test_a_config_is_enough(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     [
         pytest.param(["absent.yaml"], "absent.yaml: does not exist", id="absent"),
         pytest.param(["."], "holds no checkpoint", id="folder"),
-        pytest.param(["list.yaml"], "needs the sections model and data", id="no config"),
+        pytest.param(["list.yaml"], "needs the section data", id="no config"),
         pytest.param(["wrong.yaml"], "unexpected keyword argument 'base_filtres'", id="unknown key"),
         pytest.param(["wrong.yaml", "--size", "12y"], "--size 12y must be a side in pixels such as 512", id="size"),
         pytest.param(["wrong.yaml", "--batch_size", "0"], "--batch_size 0 must be at least 1", id="batch"),
@@ -230,3 +230,9 @@ def test_mistakes_give_one_message(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_config_without_a_model_has_the_default_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", str(ROOT / "configs" / "tile_strong.yaml"), "--size", "64"]) == 0
+    printed = capsys.readouterr().out
+    assert "5,199," in printed, "the parameters of U-Net on EfficientNet-Lite0 with its head"
