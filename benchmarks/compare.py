@@ -86,13 +86,15 @@ def run_job(data_set: str, name: str, engine: Engine, job: Job) -> Result:
     """Train, predict and score, as far as that is not done.
 
     Raises:
-        UserError: If the folder holds a run with other settings, or an engine fails.
+        UserError: If the folder holds a run with other settings, or an engine fails or makes no step.
     """
     file = job.folder / "result.json"
     settings = engine.settings() | {"minutes": job.minutes, "threads": int(environment()["OMP_NUM_THREADS"])}
     _check_settings(job.folder / "job.json", settings)
     if not file.is_file():
         training = engine.train(job)
+        if training.steps == 0:
+            raise UserError(f"{job.folder}: no step in {job.minutes:g} minutes; give more --minutes and another --out")
         masks = job.folder / "masks"
         if not masks.is_dir():
             part = job.folder / "masks.part"

@@ -225,7 +225,8 @@ def test_scores_are_those_of_a_worked_example(small: Path, tmp_path: Path) -> No
 class Fake:
     """An engine that predicts the worked example, and counts what is asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 7) -> None:
+        self.steps = steps
         self.trained = self.predicted = 0
 
     def settings(self) -> dict[str, Any]:
@@ -233,7 +234,7 @@ class Fake:
 
     def train(self, job: Job) -> Training:  # noqa: ARG002  the protocol
         self.trained += 1
-        return Training(7, 90.0, {"patch": [3, 2]})
+        return Training(self.steps, 90.0, {"patch": [3, 2]})
 
     def predict(self, job: Job, masks: Path) -> None:  # noqa: ARG002  the protocol
         self.predicted += 1
@@ -251,6 +252,8 @@ def test_a_finished_run_is_not_done_again_and_other_settings_are_refused(small: 
     assert (engine.trained, engine.predicted) == (1, 1)
     with pytest.raises(UserError, match="begun with minutes=12, now it is 6; choose another --out"):
         compare.run_job("wood", "fake", engine, replace(mine, minutes=6))
+    with pytest.raises(UserError, match="no step in 12 minutes; give more --minutes"):
+        compare.run_job("wood", "fake", Fake(steps=0), replace(mine, folder=tmp_path / "other"))
 
 
 def test_an_interrupted_competitor_begins_anew_and_a_finished_one_does_not(small: Path, tmp_path: Path) -> None:

@@ -67,18 +67,24 @@ def dice(model: Model) -> float:
 def test_8_bits_lose_hardly_any_dice(bundle: Path, engine: str) -> None:
     reference = dice(Model(bundle))
     assert reference > 0.5, "trained well enough for a comparison to mean something"
-    assert dice(Model(bundle / "model.int8.onnx", engine)) > reference - LARGEST_LOSS
+    in_8_bits = Model(bundle / "model.int8.onnx", engine)
+    assert dice(in_8_bits) > reference - LARGEST_LOSS
+    # Dice of so small a network may rise by chance; the masks say how close 8 bits are.
+    images = np.stack([image for image, _ in samples(200, 8)])
+    assert (in_8_bits.run(images)[1] == Model(bundle).run(images)[1]).mean() > 0.997
 
 
 @pytest.mark.parametrize(
-    ("precision", "tolerance", "equal"), [("fp32", 1e-4, 0.9999), ("bf16", 0.1, 0.995)], ids=["fp32", "bf16"]
+    ("precision", "largest_mean", "equal"), [("fp32", 1e-6, 1.0), ("bf16", 5e-3, 0.995)], ids=["fp32", "bf16"]
 )
-def test_openvino_gives_the_masks_of_onnxruntime(bundle: Path, precision: str, tolerance: float, equal: float) -> None:
+def test_openvino_gives_the_masks_of_onnxruntime(
+    bundle: Path, precision: str, largest_mean: float, equal: float
+) -> None:
     expected, model = Model(bundle), Model(bundle, "openvino", precision=precision)
     assert dice(model) > dice(expected) - LARGEST_LOSS
     for side in (SIDE, SIDE + 13):
         image = draw_sample((side, side + 7), 300, 0, 0)[0][None]
         probabilities, mask, _ = expected.run(image)
         found, found_mask, _ = model.run(image)
-        assert np.abs(found - probabilities).max() < tolerance
+        assert np.abs(found - probabilities).mean() < largest_mean
         assert (found_mask == mask).mean() >= equal

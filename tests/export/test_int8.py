@@ -216,7 +216,7 @@ def depthwise() -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     shapes = {"w1": (16, 3, 1, 1), "w2": (16, 1, 3, 3), "w3": (8, 16, 1, 1), "head": (2, 8, 3, 3)}
     values: dict[str, Any] = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    apart = np.geomspace(0.1, 1, 16, dtype=np.float32)[:, None, None]
+    apart = np.geomspace(0.1, 1, 16).astype(np.float32)[:, None, None]
     values["w1"], values["w2"], values["w3"] = values["w1"] / 100, values["w2"] * apart[:, None], values["w3"] / apart
     constants = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
     constants += [
