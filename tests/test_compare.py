@@ -88,7 +88,6 @@ def test_a_recipe_trains_for_the_time_less_start_and_validation_and_predicts_the
     options = dict(zip(fit[1::2], fit[2::2], strict=True))
     assert options["--trainer.max_time"] == "00:00:11:30"
     assert options["--seed_everything"] == "2"
-    assert options["--model.encoder_weights"] == "imagenet"
     options = dict(zip(predict[1::2], predict[2::2], strict=True))
     assert options["--data.predict_dir"] == "data/wood/valid/images"
     assert options["--ckpt_path"] == "last"

@@ -68,7 +68,8 @@ def default_network() -> Any:
     """Return the default network with its ImageNet encoder, and a head for the whole image."""
     torch.manual_seed(0)
     network: Any = ZooNetwork("unet", 3, 3, ZooSettings("tu-tf_efficientnet_lite0", "imagenet"))
-    network.defect_head = nn.Conv2d(network.model.encoder.out_channels[-1], 1, 1)
+    nn.init.normal_(network.defect_head.weight, std=0.002)
+    nn.init.constant_(network.defect_head.bias, -0.1)  # the gate is somewhat closed
     vary(network.model.decoder).train()
     for module in network.model.decoder.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -134,6 +135,11 @@ def assert_agreement(keras: ModuleType, folder: Path, network: Any) -> Any:
 
 
 def test_keras_opens_the_default_network_and_agrees(keras: ModuleType, tmp_path: Path, default_network: Any) -> None:
+    image = make_image(default_network, (64, 96))
+    gate, default_network.defect_gate = default_network.defect_gate, None
+    ungated = default_network(image)
+    default_network.defect_gate = gate
+    assert (ungated - default_network(image)).abs().max() > 0.1, "the gate takes part"
     model = assert_agreement(keras, tmp_path, default_network)
     assert model.output_names == ["probabilities", "defect_probability"]
     kinds = {type(layer).__name__ for layer in model.layers}
