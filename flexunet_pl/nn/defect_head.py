@@ -27,9 +27,9 @@ class DefectHead(nn.Conv2d):
 class DefectGate(nn.Module):
     """Where no cell nearby shows a defect, make the background more probable.
 
-    Isolated false positives on good surfaces are most of what a network of few images gets wrong; the head, which sees
-    more of the surroundings, knows many of them. Where the highest of the 3x3 cells around a pixel has a logit below 0,
-    ``STEEPNESS`` times that is taken from the logits of all defects. Probabilities and masks stay consistent.
+    The head, which sees more of the surroundings, knows many isolated false positives on good surfaces. Where the
+    highest of the 3x3 cells around a pixel has a logit below 0, ``STEEPNESS`` times that is taken from the logits of
+    all defects. Probabilities and masks stay consistent.
     """
 
     def __init__(self, num_classes: int, cell: int) -> None:
