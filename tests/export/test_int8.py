@@ -17,7 +17,7 @@ from torch.nn import functional
 from flexunet_pl.data.synthetic.dataset import draw_sample
 from flexunet_pl.export.int8.blocks import narrow_level_on_blocks, weight_on_blocks
 from flexunet_pl.export.int8.graph import Graph, make_node
-from flexunet_pl.export.int8.quantize import REWRITES, nodes_in_float, quantize_model
+from flexunet_pl.export.int8.quantize import REWRITES, nodes_in_float, quantize_model, unsaturated_ranges
 from flexunet_pl.export.onnx import export_onnx
 from flexunet_pl.export.verify import OnnxModel
 from flexunet_pl.nn.flexunet import FlexUNet, FlexUNetSettings
@@ -197,18 +197,21 @@ def optimized(path: Path, folder: Path) -> onnx.ModelProto:
     return onnx.load(folder / "optimized.onnx")
 
 
-@pytest.mark.parametrize(("name", "convolutions", "quantized_in_float"), [("on blocks", 22, 1), ("on pixels", 7, 8)])
+@pytest.mark.parametrize(
+    ("name", "convolutions", "quantized_in_float"), [("on blocks", 22, {1}), ("on pixels", 7, {7, 8})]
+)
 def test_everything_but_the_head_runs_in_8_bits(
-    quantized: dict[str, Path], name: str, convolutions: int, quantized_in_float: int, tmp_path: Path
+    quantized: dict[str, Path], name: str, convolutions: int, quantized_in_float: set[int], tmp_path: Path
 ) -> None:
     kinds = Counter(node.op_type for node in optimized(quantized[name], tmp_path).graph.node)
     # 3 levels: 10 of blocks, 10 normalisations, 2 transposed; 2 levels: 6 of blocks, 1 transposed.
     assert kinds["QLinearConv"] == convolutions
     assert kinds["MatMul"] == 1
     assert not kinds["Conv"] + kinds["FusedConv"] + kinds["ConvTranspose"]
-    # The image, and on pixels also the results of Mish, which has no 8-bit kernel.
-    assert kinds["QuantizeLinear"] == quantized_in_float
-    assert kinds["DequantizeLinear"] == quantized_in_float, "one for the head, and what Mish reads"
+    # The image, and on pixels also the results of Mish, which has no 8-bit kernel; it depends on the processor whether
+    # a pooling between two of them runs in 8 bits.
+    assert kinds["QuantizeLinear"] in quantized_in_float
+    assert kinds["DequantizeLinear"] in quantized_in_float, "one for the head, and what Mish reads"
 
 
 def depthwise() -> onnx.ModelProto:
@@ -312,3 +315,16 @@ def test_ranges_are_those_of_all_images(tmp_path: Path) -> None:
     assert errors["dark alone"] > 0.5
     assert errors["both"] < 0.05
     assert errors["the other order"] == pytest.approx(errors["both"], abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 1, 1), (4, 6, 3, 5), (3, 1, 1, 1)], ids=str)
+def test_neighbouring_codes_of_weights_never_saturate_16_bits(shape: tuple[int, ...]) -> None:
+    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    bounds = unsaturated_ranges(weights)
+    assert (bounds >= np.abs(weights).reshape(len(weights), -1).max(axis=1)).all()
+    codes = np.rint(weights / bounds[:, None, None, None] * 127).astype(int)
+    for order in (codes, codes.transpose(0, 2, 3, 1)):
+        row = order.reshape(len(codes), -1)
+        assert (np.abs(row[:, 1:] + row[:, :-1]) <= 128 + 1).all()  # each code was rounded by up to half
+    if weights[0].size == 1:
+        assert bounds == pytest.approx(np.abs(weights).ravel()), "nothing is next to it"
