@@ -301,7 +301,7 @@ def main(argv: Sequence[str]) -> None:
         stepper.forget()
     peaks = {variant.precision: 0.0 for variant in variants}
     for _ in range(options.steps):
-        for precision in PRECISIONS:
+        for precision in peaks:
             peaks[precision] = max(peaks[precision], matrix_speed(precision, device))
         for stepper in steppers:
             stepper.step(batch)

@@ -3,7 +3,9 @@
 import csv
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +39,19 @@ def benchmark(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def run_benchmark(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of benchmarks/ that forks, in a process of its own: this one has computed, and has threads."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def counts_in(table: str) -> dict[str, int]:
+    """Return the first number of each row of a table of such a script, by the name of the row."""
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return {name: int(number.replace(",", "")) for name, number, *_ in rows[1:]}
 
 
 quality: Any = benchmark("quality")

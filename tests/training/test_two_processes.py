@@ -76,7 +76,8 @@ def second_process(first: int) -> int:
 def demo(tiles: Path, folder: Path) -> list[str]:
     """Return the options of a long run of the demo with two processes."""
     data = ["--config", str(ROOT / "configs" / "demo.yaml"), "--data.root", str(tiles), "--data.synthetic_images", "0"]
-    return [*data, "--data.batch_size", "1", "--run_dir", str(folder), "--trainer.max_epochs", "1000", *TWO]
+    data += ["--data.batch_size", "1", "--data.samples_per_epoch", "24"]
+    return [*data, "--run_dir", str(folder), "--trainer.max_epochs", "1000", *TWO]
 
 
 def after_an_epoch(process: subprocess.Popen[str], folder: Path) -> None:
@@ -105,6 +106,8 @@ def test_a_shipped_config_runs_with_two_processes(name: str, tiles: Path, tmp_pa
     assert torch.load(last, weights_only=True)["epoch"] == 2
     curves = (tmp_path / "run" / "curves" / "losses.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in curves] == ["epoch", "0", "1", "2"]
+    if name not in ("demo", "tile"):  # the default network and FlexUNet
+        return
     scores = []
     for processes in (TWO, ["--trainer.devices", "1"]):
         run("test", *data, *folder, *processes)
