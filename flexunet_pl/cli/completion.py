@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _options(name: str) -> Iterable[str]:
     if name in TRAINING:
-        return CONFIG | OPTIONS[name][1]
+        return CONFIG | OPTIONS[name][2]
     module = importlib.import_module(f"flexunet_pl.cli.{name.replace('-', '_')}")
     function = getattr(module, name.replace("-", "_"), None)
     return [] if function is None else [f"--{option}" for option in inspect.signature(function).parameters]

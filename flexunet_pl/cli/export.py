@@ -1,6 +1,24 @@
 """export: a checkpoint as a bundle."""
 
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+
+BUNDLE = "bundle"  # in a run folder
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command; a run alone is exported into itself."""
+    from flexunet_pl.cli.parser import call
+
+    places = list(takewhile(lambda word: not word.startswith("-"), words))
+    if len(places) == 1 and not any(word.partition("=")[0] == "--out" for word in words):
+        from flexunet_pl.training.runs import CHECKPOINTS, named_run
+
+        folder = named_run(Path(places[0]))
+        if (folder / CHECKPOINTS).is_dir():
+            words = [places[0], str(folder / BUNDLE), *words[1:]]
+    return call("export", export, words)
 
 
 def export(
@@ -20,8 +38,8 @@ def export(
     If a difference is above the tolerance, nothing is written.
 
     Args:
-        ckpt: The checkpoint.
-        out: The folder: new, empty, or an older bundle, which is replaced.
+        ckpt: The run (its best checkpoint, or else its last), or a checkpoint.
+        out: The folder: new, empty, or an older bundle, which is replaced; for a run by default its folder bundle.
         formats: One or more of onnx, int8, keras, weights.h5, h5, separated by commas.
         int8: The same as int8 among the formats: model.int8.onnx, several times faster on CPUs with VNNI or AMX.
         calibration: Folder of typical images, or a folder with images and masks in it; it sets the ranges of int8, and
@@ -34,5 +52,8 @@ def export(
         The exit code, 0.
     """
     from flexunet_pl.export import bundle
+    from flexunet_pl.training.runs import find_checkpoint
 
-    return bundle.export(ckpt, out, formats, int8, calibration, force, antialiased_masks, min_region_area)
+    return bundle.export(
+        find_checkpoint(ckpt), out, formats, int8, calibration, force, antialiased_masks, min_region_area
+    )

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
+
 from flexunet_pl.cli.parser import CommandParser
 from flexunet_pl.core.arguments import PROGRAM, with_underscores
 from flexunet_pl.core.console import say
@@ -12,14 +14,16 @@ from flexunet_pl.core.errors import UserError
 from flexunet_pl.report.request import Request
 
 USAGE = f"""\
-{PROGRAM} report MODEL DATA --out DIR
+{PROGRAM} report RUN
+       {PROGRAM} report MODEL DATA --out DIR
        {PROGRAM} report --predictions MASKS DATA --out DIR
        {PROGRAM} report MODEL MODEL --data DATA --out DIR"""
 MOST_MODELS = 2
 FLAG = "antialiased_masks"
 PATHS = (
     "one or two models (checkpoint, run folder, .onnx file, bundle, or folder of predicted masks), and unless --data "
-    "or --images names them the data: a folder with train, valid and test, or one with images and masks"
+    "or --images names them the data: a folder with train, valid and test, or one with images and masks; runs alone "
+    "are evaluated on the test images of the first one's data"
 )
 
 
@@ -47,6 +51,7 @@ def parse(arguments: Sequence[str]) -> Request:
         UserError: If it is contradictory or incomplete.
     """
     options = _parser().parse_args(list(_options_first(arguments)))
+    _take_from_runs(options)
     if options.out is None:
         raise UserError("report: --out DIR is not given; name the folder for the report")
     if options.draws < 0 or options.seed < 0:
@@ -67,13 +72,33 @@ def parse(arguments: Sequence[str]) -> Request:
     return Request(models=models, predictions=predictions, antialiased=antialiased, command=command, **settings)
 
 
+def _take_from_runs(options: Namespace) -> None:
+    """Fill in, in place, what runs say if nothing but runs is given: the first one's test data, and its folder."""
+    from flexunet_pl.training.data_paths import test_data_of
+    from flexunet_pl.training.runs import CHECKPOINTS, named_run
+
+    options.paths = [named_run(path) for path in options.paths]
+    if options.predictions or not options.paths or not all((path / CHECKPOINTS).is_dir() for path in options.paths):
+        return
+    first, *others = options.paths
+    if options.data is None and options.images is None:
+        found = test_data_of(first)
+        options[FLAG] = options[FLAG] or found.pop(FLAG)
+        for key, value in found.items():
+            options[key] = value
+    if options.out is None:
+        options.out = first / "-".join(["compare", others[0].name] if others else ["report"])
+
+
 def _parser() -> CommandParser:
     parser = _Parser(
         prog=f"{PROGRAM} report", usage=USAGE, description="Evaluate a model on images with truth, or compare two."
     )
     add = parser.add_argument
     add("paths", nargs="*", type=Path, metavar="MODEL DATA", help=PATHS)
-    add("--out", type=Path, metavar="DIR", help="folder for report.html and the scores")
+    add(
+        "--out", type=Path, metavar="DIR", help="folder for report.html and the scores (default for runs: in the first)"
+    )
     add("--data", type=Path, help="the data folder, if it is not the last path")
     predictions = "a folder of predicted masks, which counts as a model"
     add("--predictions", type=list[Path], default=[], metavar="DIR", help=predictions)

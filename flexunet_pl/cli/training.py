@@ -36,19 +36,19 @@ FIT = {
 }
 PREDICT = {
     "--data.predict_dir": "folder of images",
-    "--out": "folder for the masks",
+    "--out": "folder for the masks (default with RUN: RUN/predictions)",
     "--tile": "predict at native size in tiles of this side, such as 512",
     "--model.min_region_area": "pixels; smaller regions become background",
 }
 TTA = {"--model.tta": "average the predictions of an image and its mirror image: true or false"}
 FIND = {"--find": "learning_rate or batch_size"}
-# For each command an example, and its options besides those of CONFIG.
+# For each command what may stand before its options, an example, and its options besides those of CONFIG.
 OPTIONS = {
-    "fit": ("--config configs/tile.yaml --data.root dataset/tile", FIT),
-    "tune": ("--config configs/tile.yaml --find learning_rate", FIND | FIT),
-    "validate": ("--run_dir runs/tile-1", {}),
-    "test": ("--config configs/tile.yaml", TTA),
-    "predict": ("--ckpt_path runs/tile-1/checkpoints/best.ckpt --data.predict_dir photos --out masks", PREDICT),
+    "fit": ("[DATA]", "dataset/tile --config configs/tile.yaml", FIT),
+    "tune": ("[DATA]", "--config configs/tile.yaml --find learning_rate", FIND | FIT),
+    "validate": ("[RUN]", "runs/tile-1", {}),
+    "test": ("[RUN]", "latest", TTA),
+    "predict": ("[RUN IMAGES]", "runs/tile-1 photos --out masks", PREDICT),
 }
 
 
@@ -59,18 +59,19 @@ def run(words: Sequence[str]) -> int:
         say(*short_help(name))
         return 0
     from flexunet_pl.training import lightning_cli
+    from flexunet_pl.training.places import as_options
 
     everything = ["--help" if word in ("--help-all", "--help=all") else word for word in options]
-    lightning_cli.run([name, *with_underscores(everything)])
+    lightning_cli.run([name, *as_options(name, list(with_underscores(everything)))])
     return 0
 
 
 def short_help(name: str) -> list[str]:
     """Return lines with the everyday options of a command."""
-    example, own = OPTIONS[name]
+    places, example, own = OPTIONS[name]
     summary = COMMANDS[name].partition(":")[0]
     options = CONFIG | own
     width = max(map(len, options))
-    lines = [f"usage: {PROGRAM} {name} [options]", "", f"{summary[0].upper()}{summary[1:]}.", ""]
+    lines = [f"usage: {PROGRAM} {name} {places} [options]", "", f"{summary[0].upper()}{summary[1:]}.", ""]
     lines += [f"  {option:<{width}}  {about}" for option, about in options.items()]
     return [*lines, "", f"example: {PROGRAM} {name} {example}", f"All options: {PROGRAM} {name} --help-all"]

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import PALETTE_FILE, SPLITS, find_palette
 from flexunet_pl.data.palette import Palette
+from flexunet_pl.training.runs import CONFIG
 
 SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
 PATH_KEYS = ("root", "predict_dir", "palette", *SPLIT_FOLDERS)
@@ -46,6 +48,29 @@ def resolve_data(data: Namespace, files: Sequence[Path], given: Set[str]) -> lis
     _find_beside_configs(data, files, given)
     rank = _ranks(files, given)
     return [*_prefer_root(data, rank), *_prefer_palette_of_root(data, rank, given)]
+
+
+def test_data_of(run: Path) -> dict[str, Any]:
+    """Return where the test images of a run are: ``data``, or ``images`` and ``masks``, and ``antialiased_masks``.
+
+    Raises:
+        UserError: If its config names no data, or cannot be read.
+    """
+    config = run / CONFIG
+    try:
+        content = load_yaml(config.read_text(encoding="utf-8"))
+        data = dict(content["data"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{config}: does not say which data it used ({reason}); name them with --data") from error
+    # Relative paths of a saved config are relative to its folder.
+    places = {key: run / data[key] for key in ("root", "test_images", "test_masks") if isinstance(data.get(key), str)}
+    facts = {"antialiased_masks": bool(data.get("antialiased_masks"))}
+    if {"test_images", "test_masks"} <= places.keys():
+        return {"data": None, "images": places["test_images"], "masks": places["test_masks"], **facts}
+    if "root" not in places:
+        raise UserError(f"{config}: names no test images; name data with --data")
+    return {"data": Path(os.path.normpath(places["root"])), **facts}
 
 
 def check_palette_of_root(data: Namespace, checkpoint: Mapping[str, Any], given: Set[str]) -> list[str]:

@@ -36,6 +36,7 @@ from flexunet_pl.training.processes import (
     let_the_first_process_report,
 )
 from flexunet_pl.training.progress import displays
+from flexunet_pl.training.run_recorder import RunRecorder
 from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
@@ -153,6 +154,8 @@ class TrainerCLI(LightningCLI):
             self.run_dir = self.resources.enter_context(scratch_folder())
             self._resolve_data(config)
             return
+        if name is None and command == "fit" and isinstance(config.data, Namespace) and config.data.root:
+            name = Path(config.data.root).resolve().name
         choose = runs.run_for_training if command == "fit" else runs.run_for_evaluation
         self.run_dir, checkpoint = choose(config.run_dir, name, config.ckpt_path)
         runs.announce(self.run_dir)
@@ -238,6 +241,8 @@ class TrainerCLI(LightningCLI):
         writers = displays(config.trainer)
         if self.subcommand != "tune":
             writers += [callbacks.ScoreWriter(), StepTimer(), Guard()]
+        if self.subcommand == "fit":
+            writers.append(RunRecorder())
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")

@@ -16,6 +16,8 @@ from flexunet_pl.core.files import writing
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 NAMED_CHECKPOINTS = ("best", "last")
+LATEST = "latest"  # stands for the run that began last
+MOST_NAMED = 5  # runs in a message
 CONFIG = "config.yaml"
 LOCK = ".lock"
 FOLDER_KEYS = ("save_dir", "dirpath")  # of loggers and callbacks
@@ -42,12 +44,58 @@ def checkpoint_file(run_dir: Path, which: str) -> Path:
     return run_dir / CHECKPOINTS / f"{which}.ckpt"
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run: it has the run's config, or a checkpoint."""
+    return (folder / CONFIG).is_file() or (folder / CHECKPOINTS).is_dir()
+
+
+def all_runs(folder: Path = RUNS) -> list[Path]:
+    """Return the run folders in ``folder``, the one whose training began last first."""
+    found = [run for run in folder.iterdir() if is_run(run)] if folder.is_dir() else []
+    return sorted(found, key=lambda run: (_began(run), run.name), reverse=True)
+
+
+def _began(run: Path) -> float:
+    config = run / CONFIG
+    return (config if config.is_file() else run).stat().st_mtime
+
+
+def named_run(path: Path) -> Path:
+    """Return the run folder that ``latest`` or NAME of runs/NAME stands for, where no file of that name exists.
+
+    Raises:
+        UserError: If there is no run yet, for latest.
+    """
+    if path.exists() or len(path.parts) != 1:
+        return path
+    if str(path) == LATEST:
+        if not (runs := all_runs()):
+            raise UserError(f"{LATEST}: {RUNS}/ holds no run yet; train one with fit, or give the folder of a run")
+        return runs[0]
+    return RUNS / path if is_run(RUNS / path) else path
+
+
+def find_run(path: Path) -> Path:
+    """Return a run folder that a word of a command line names: its path, NAME of runs/NAME, or latest.
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    folder = named_run(path)
+    if not is_run(folder):
+        there = ", ".join(run.name for run in all_runs()[:MOST_NAMED])
+        hint = f"runs/ holds {there}" if there else "runs/ holds none yet"
+        raise UserError(f"{path}: is no run folder; give one, the name of one in runs/, or {LATEST} ({hint})")
+    return folder
+
+
 def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint file itself, or the best checkpoint of a run folder, or else its last.
+    """Return a checkpoint file itself, or the best checkpoint of a run (:func:`named_run`), or else its last.
 
     Raises:
         UserError: If there is none.
     """
+    path = named_run(path)
     candidates = [path, *(checkpoint_file(path, which) for which in NAMED_CHECKPOINTS)]
     for candidate in candidates:
         if candidate.is_file():
@@ -169,6 +217,22 @@ def reserved(run_dir: Path) -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):
                 run_dir.rmdir()
+
+
+def is_locked(run_dir: Path) -> bool:
+    """Return whether a process on this machine is training in a run folder; see :func:`reserved`."""
+    if os.name != "posix":
+        return False
+    import fcntl
+
+    try:
+        with (run_dir / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock file, or a file system without locks
+        return False
+    return False
 
 
 def relative_folders(parts: list[Any], run_dir: Path) -> None:

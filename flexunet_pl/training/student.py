@@ -69,6 +69,7 @@ def write_student_config(run: Path, lesson: Lesson, folder: Path) -> Path:
     Raises:
         UserError: If ``run`` is no run folder, or its config cannot be read.
     """
+    run = runs.named_run(run)
     path = runs.saved_config(str(run))
     if path is None:
         raise UserError(

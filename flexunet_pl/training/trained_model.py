@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.inference import onnx_infer
-from flexunet_pl.training.runs import find_checkpoint
+from flexunet_pl.training.runs import find_checkpoint, named_run
 
 if TYPE_CHECKING:
     from flexunet_pl.training.task import SegmentationTask
@@ -20,6 +20,7 @@ def model_file(path: Path) -> Path:
     Raises:
         UserError: If there is no model.
     """
+    path = named_run(path)
     if (path / "model.onnx").is_file():
         return path / "model.onnx"
     return path if path.suffix == ".onnx" else find_checkpoint(path)

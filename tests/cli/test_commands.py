@@ -72,7 +72,7 @@ def test_every_option_of_the_short_help_exists(command: str, monkeypatch: pytest
     monkeypatch.setattr(TrainerCLI, "parse_arguments", stop)
     with pytest.raises(StopError):
         TrainerCLI([command], ExitStack())
-    named = set(CONFIG | OPTIONS[command][1])
+    named = set(CONFIG | OPTIONS[command][2])
     everywhere = {"--seed_everything"}  # belongs to the program, before the command
     assert named - found <= everywhere if command != "tune" else named - found <= {*everywhere, "--ckpt_path"}
 
