@@ -111,8 +111,7 @@ def test_commands_and_programs_of_the_readme_run(desk: Path, monkeypatch: pytest
     assert (desk / "runs" / "tile-1" / "report" / "report.html").is_file()
     assert {path.name for path in (desk / "migrated").iterdir()} == {"train_eval_infer.yaml", "train_eval_infer.ckpt"}
     assert {path.name for path in (desk / "exports" / "tile").iterdir()} >= {"model.onnx", "model.keras", "model.h5"}
-    predicted = list((desk / "runs" / "tile-1" / "predictions").glob("*.png"))
-    assert len(list((desk / "found" / "overlays").iterdir())) == len(predicted) > 0
+    assert len(list((desk / "found" / "overlays").iterdir())) == len(list((desk / "masks").glob("*.png"))) > 0
     Image.new("RGB", (40, 24)).save(desk / "photo.png")
     printed = run_process([sys.executable, "-c", WITHOUT_EXTRAS + program_in(ROOT / "README.md")], desk)
     assert printed.startswith("(24, 40) (24, 40, 6)")
