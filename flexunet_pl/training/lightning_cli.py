@@ -14,6 +14,7 @@ from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.console import count_python_warnings, flush_warnings, is_first_process, say
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import scratch_folder, write_text
+from flexunet_pl.core.memory import keep_freed_memory
 from flexunet_pl.core.plugins import load_plugins
 from flexunet_pl.core.ranges import check_numbers
 from flexunet_pl.data.balance import class_weights
@@ -54,6 +55,7 @@ def run(arguments: list[str], cli: type["TrainerCLI"] | None = None) -> "Trainer
         UserError: For a mistake that the user can fix.
     """
     quieten_lightning()
+    keep_freed_memory()
     if is_first_process():
         let_the_first_process_report()
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.memory import keep_freed_memory
 from flexunet_pl.inference import onnx_infer
 from flexunet_pl.training.runs import find_checkpoint, named_run
 
@@ -58,6 +59,7 @@ class _CheckpointNetwork(onnx_infer.Model):
         except ModuleNotFoundError as error:
             repair = "pip install 'flexunet_pl[train]', or load a bundle that flexunet export wrote"
             raise UserError(f"{path}: a checkpoint needs the package {error.name}; {repair}") from error
+        keep_freed_memory()
         task = SegmentationTask.from_checkpoint(path)
         try:
             task.to(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
