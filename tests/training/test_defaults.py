@@ -256,7 +256,7 @@ def test_fit_without_a_config_has_checkpoints_curves_pictures_and_logs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--data.root", str(tiny_data), *SMALL, "--trainer.max_epochs", "2"]) == 0
-    run = tmp_path / "runs" / "run-1"
+    run = tmp_path / "runs" / f"{tiny_data.name}-1"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
     pictures = {path.name for path in (run / "epoch_pictures").glob("*.*")}
