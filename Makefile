@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN ?= .venv/bin
 SETUP ?= .venv/.installed
 FLEXUNET = $(BIN)/python -m flexunet_pl
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 .PHONY: setup demo test test-full lint docs dist
 
