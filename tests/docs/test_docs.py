@@ -24,7 +24,7 @@ SMALL = {
 }
 SMALL_NETWORKS = {
     "flexunet": {"base_filters": 2, "base_kernel": 3, "num_layers": 3},
-    "unet": {},
+    "unet": {"encoder": "tu-test_resnet"},
     "deeplabv3plus": {"encoder": "mobilenet_v2"},
 }
 # Makes the packages of the extras fail to import, as after `pip install flexunet_pl` alone.
