@@ -83,8 +83,7 @@ def _take_from_runs(options: Namespace) -> None:
     first, *others = options.paths
     if options.data is None and options.images is None:
         found = test_data_of(first)
-        options[FLAG] = options[FLAG] or found.pop(FLAG)
-        for key, value in found.items():
+        for key, value in (found | {FLAG: options[FLAG] or found[FLAG]}).items():
             options[key] = value
     if options.out is None:
         options.out = first / "-".join(["compare", others[0].name] if others else ["report"])

@@ -68,9 +68,9 @@ def _row(run: Path) -> list[object]:
     if encoder := model.get("encoder"):
         network = f"{network} {encoder}"
     tested = _json(run / SCORES).get("mean_foreground_dice")
-    facts = [UNKNOWN] * 4 if record is None else [record.epochs, f"{record.seconds / 60:.1f}", _best(record), ""]
-    state = _state(run, record)
-    return [run.name, Path(data.get("root") or UNKNOWN).name, network, *facts[:3], _number(tested), state]
+    facts = [UNKNOWN] * 3 if record is None else [record.epochs, f"{record.seconds / 60:.1f}", _best(record)]
+    root = Path(data.get("root") or UNKNOWN).name
+    return [run.name, root, network, *facts, _number(tested), _state(run, record)]
 
 
 def _state(run: Path, record: Record | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flexunet_pl.cli.report import parse
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.training import runs
 from flexunet_pl.training.data_paths import test_data_of as data_of
@@ -96,6 +97,13 @@ def test_a_run_knows_its_test_data(place: Path) -> None:
         (run / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=r"config.yaml: .*; name (them|data) with --data"):
             data_of(run)
+
+
+@pytest.mark.parametrize(("given", "blended"), [([], False), (["--antialiased_masks", "true"], True)])
+def test_an_option_of_report_wins_over_the_run(place: Path, given: list[str], blended: bool) -> None:
+    request = parse(["latest", *given])
+    assert (request.antialiased, request.data, request.out) == (blended, Path("tiles"), Path("runs/tile-1/report"))
+    assert place.is_dir()
 
 
 def test_the_table_of_runs_has_what_can_be_read(place: Path) -> None:
