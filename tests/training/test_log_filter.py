@@ -11,13 +11,13 @@ from flexunet_pl.core import console
 from flexunet_pl.training.log_filter import NO_LINES, quieten_lightning
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+TIPS = ["litlogger", "litmodels"]
 # Parts of what Lightning 2.6 would print in the runs below.
 NOISE = [
     "Seed set to",
     "TPU available",
     "💡",
-    "litlogger",
-    "litmodels",
+    *TIPS,
     "Loading `train_dataloader`",
     "Trainer already configured",
     "Restoring states",
@@ -86,8 +86,8 @@ def test_without_the_filters_lightning_prints_the_noise(tiny_config: Path, tmp_p
     bare = ("--trainer.callbacks", "[]", "--model.schedule", "cosine", "--run_dir", "run")  # without checkpoints
     process = run_command("fit", *words, *logger, *bare, *TWO)
     output = process.stderr + run_command("tune", *words, "--find", "batch_size", "--largest_batch", "2").stderr
-    heard = [noise for noise in NOISE[: NOISE.index("UserWarning")] if noise not in output]
-    assert heard == [], output
+    unheard = [noise for noise in NOISE[: NOISE.index("UserWarning")] if noise not in output]
+    assert unheard in ([TIPS[0]], [TIPS[1]], []), output  # each run draws one tip of the two
 
 
 @pytest.mark.full
