@@ -20,6 +20,7 @@ from flexunet_pl.data.sizing import Sizing
 # (image uint8 (C, H, W), mask uint8 (H, W), random numbers, another sample on request) -> the same, changed together.
 Augment = Callable[[UInt8Array, UInt8Array, np.random.Generator, Partner], Planes]
 Sample = dict[str, Any]
+KEPT_BYTES = 256 * 2**20
 
 
 class ImageDataset(Dataset[Sample]):
@@ -48,6 +49,9 @@ class ImageDataset(Dataset[Sample]):
 class SegmentationDataset(ImageDataset):
     """Images with masks at the working size, read from disk one by one.
 
+    Each process keeps the first ``KEPT_BYTES`` of what it has read, since decoding a whole image for a small crop costs
+    more than augmenting the crop.
+
     A sample has, beside what an image without mask has, ``mask`` uint8 (H, W), 255 = ignore. With
     ``keep_native_mask`` it also has ``native_mask`` at the image's own size.
     """
@@ -70,20 +74,25 @@ class SegmentationDataset(ImageDataset):
         self.augment = augment
         self.seed = seed
         self.keep_native_mask = keep_native_mask
+        self._kept: dict[int, tuple[Planes, tuple[int, int]]] = {}
+        self._bytes_left = 0 if keep_native_mask else KEPT_BYTES
 
     def __getitem__(self, item: Item) -> Sample:
         """Return the sample of ``item`` = (appearance, index); its random changes follow from (seed, item) alone."""
         appearance, index = item
         pair = self.pairs[index]
-        image, native_mask = self._read(pair)
-        sample: Sample = {"name": pair.name, "path": str(pair.image), "size": image.shape[:2]}
-        planes = self.sizing.fit_image(image).transpose(2, 0, 1)
-        mask_index = self.sizing.fit_mask(native_mask)
+        native_mask: UInt8Array | None = None
+        if self.keep_native_mask:
+            image, native_mask = self._read(pair)
+            (planes, mask_index), size = self._fitted(image, native_mask), image.shape[:2]
+        else:
+            (planes, mask_index), size = self._working_pair(index)
+        sample: Sample = {"name": pair.name, "path": str(pair.image), "size": size}
         if self.augment is not None:
             rng = np.random.default_rng([self.seed, appearance, index])
             planes, mask_index = self.augment(planes, mask_index, rng, lambda: self._other(rng))
         sample |= {"image": _tensor(planes), "mask": _tensor(mask_index)}
-        if self.keep_native_mask:
+        if native_mask is not None:
             sample["native_mask"] = _tensor(native_mask)
         return sample
 
@@ -92,10 +101,26 @@ class SegmentationDataset(ImageDataset):
         image = read_image(pair.image, self.rules)
         return image, read_mask(pair.mask, self.palette, self.rules.antialiased_masks, self.rules.max_pixels)[0]
 
+    def _fitted(self, image: UInt8Array, native_mask: UInt8Array) -> Planes:
+        """Bring a pair to the working size: image uint8 (C, h, w), mask uint8 (h, w)."""
+        return self.sizing.fit_image(image).transpose(2, 0, 1), self.sizing.fit_mask(native_mask)
+
+    def _working_pair(self, index: int) -> tuple[Planes, tuple[int, int]]:
+        """Return a pair at the working size, which nobody may change, and its own height and width."""
+        if index in self._kept:
+            return self._kept[index]
+        image, native_mask = self._read(self.pairs[index])
+        planes = self._fitted(image, native_mask)
+        found = planes, image.shape[:2]
+        needed = sum(plane.nbytes for plane in planes)
+        if needed <= self._bytes_left:
+            self._kept[index] = found
+            self._bytes_left -= needed
+        return found
+
     def _other(self, rng: np.random.Generator) -> Planes:
         """Return another sample drawn from ``rng``, unaugmented, at the working size."""
-        image, mask_index = self._read(self.pairs[int(rng.integers(len(self.pairs)))])
-        return self.sizing.fit_image(image).transpose(2, 0, 1), self.sizing.fit_mask(mask_index)
+        return self._working_pair(int(rng.integers(len(self.pairs))))[0]
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:

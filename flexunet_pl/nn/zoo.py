@@ -13,6 +13,7 @@ from torch.nn import functional
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.ranges import check_fields
 from flexunet_pl.nn.defect_head import DefectGate, DefectHead
+from flexunet_pl.nn.depthwise import speed_up_depthwise
 from flexunet_pl.nn.encoder_weights import is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
 from flexunet_pl.nn.published_weights import has_package, load_published_weights
@@ -128,6 +129,7 @@ class ZooNetwork(nn.Module):
         try:
             self.model = _built(partial(build, in_channels=in_channels, classes=num_classes), self.encoder)
             fix_same_padding(self.model)  # forward pads images to multiples of the total stride
+            speed_up_depthwise(self.model)
             for module in self.model.modules():
                 if type(module) is nn.BatchNorm2d:
                     module.__class__ = LoneValueBatchNorm
