@@ -223,7 +223,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             data = prepared_split(data_set, seed, options.data, options.out / "data")
             job = Job(data, folder, seed, minutes, SETS[data_set].reserve, SETS[data_set].channels)
-            results.append(run_job(data_set, name, engines[name], job))
+            engine = engines[name]
+            engine = engine.of_set(data_set) if isinstance(engine, Recipe) else engine
+            results.append(run_job(data_set, name, engine, job))
             write_tables(results, list(engines), sets, options.out)
     except (UserError, OSError, yaml.YAMLError) as error:
         return print_user_error(error if isinstance(error, UserError) else UserError(str(error)))

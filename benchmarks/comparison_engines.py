@@ -81,6 +81,10 @@ class Recipe:
 
     run: Run
 
+    def of_set(self, data_set: str) -> "Recipe":
+        """Return the recipe for a data set by its name."""
+        return replace(self, run=replace(self.run, config=self.run.configs.get(data_set, self.run.config)))
+
     def settings(self) -> dict[str, Any]:
         """Return the config, its content and the changed keys."""
         return {

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,22 @@ from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.runs import checkpoint_file
 
 PLAN_KEYS = {"minutes", "split", "prepare", "set", "runs"}
-RUN_KEYS = {"config", "seeds", "set", "minutes"}
+RUN_KEYS = {"config", "seeds", "set", "minutes", "configs"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a recipe, changes of its keys, a seed, and how long it trains."""
+    """One training: a recipe, changes of its keys, a seed, and how long it trains.
+
+    ``configs`` names other recipes for some of the data sets of compare.py.
+    """
 
     name: str
     seed: int
     config: str
     changes: dict[str, Any]
     minutes: float
+    configs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def runs_of(plan: dict[str, Any], minutes: float | None) -> list[Run]:
         _check_keys(entry, RUN_KEYS, {"config"}, f"runs.{name}")
         changes = plan.get("set", {}) | entry.get("set", {})
         length = float(entry.get("minutes", plan["minutes"]) if minutes is None else minutes)
-        runs += [Run(name, seed, entry["config"], changes, length) for seed in entry.get("seeds", [0])]
+        configs = entry.get("configs", {})
+        runs += [Run(name, seed, entry["config"], changes, length, configs) for seed in entry.get("seeds", [0])]
     return runs
 
 

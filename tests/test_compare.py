@@ -96,9 +96,16 @@ def test_a_recipe_trains_for_the_time_less_start_and_validation_and_predicts_the
         engine.commands(job(Path("data"), tmp_path, minutes=0.5), tmp_path)
 
 
-def test_the_plan_trains_the_same_recipe_on_every_set() -> None:
-    assert set(PLAN) == {"minutes", "runs"}
-    assert all(not key.startswith(("data.root", "data.palette")) for key in PLAN["runs"]["ours"].get("set", {}))
+def test_magnets_train_at_their_own_scale_and_the_other_sets_alike() -> None:
+    engines = compare.engines_of(PLAN, ["ours", "flexunet"], None)
+    for name, configs in {
+        "ours": ("configs/tile_strong.yaml", "configs/magnetic_tile.yaml"),
+        "flexunet": ("configs/tile_flexunet.yaml", "configs/magnetic_tile_flexunet.yaml"),
+    }.items():
+        engine = engines[name]
+        assert isinstance(engine, Recipe)
+        assert [engine.of_set(data_set).settings()["config"] for data_set in ("wood", "magnets")] == list(configs)
+        assert all(yaml.safe_load((ROOT / config).read_text()) for config in configs)
 
 
 def test_the_competitors_are_called_with_deadline_and_seed(tmp_path: Path) -> None:

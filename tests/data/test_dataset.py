@@ -12,7 +12,7 @@ from flexunet_pl.data import dataset as module
 from flexunet_pl.data.augment.pipeline import build_augmentation
 from flexunet_pl.data.dataset import SegmentationDataset
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import ReadingRules
+from flexunet_pl.data.samples import ReadingRules, read_image
 from flexunet_pl.data.sizing import Sizing
 
 PALETTE = Palette.from_mapping({"background": [0, 0, 0], "scratch": [255, 0, 0]})
@@ -36,11 +36,10 @@ def pairs(tmp_path: Path) -> list[Pair]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images in the order in which they are read."""
     names: list[str] = []
-    reader = module.read_image
 
     def counted(path: Path, rules: ReadingRules) -> Any:
         names.append(path.stem)
-        return reader(path, rules)
+        return read_image(path, rules)
 
     monkeypatch.setattr(module, "read_image", counted)
     return names

@@ -10,14 +10,14 @@ from flexunet_pl.nn.zoo import ZooNetwork
 
 def test_gradients_under_autocast_are_those_of_float32() -> None:
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(12, 12, 5, stride=2, padding=2, groups=12))
+    layer = nn.Conv2d(12, 12, 5, stride=2, padding=2, groups=12)
     image = torch.randn(2, 12, 9, 11, requires_grad=True)
-    weight = layers[0].weight
-    expected = functional.conv2d(image, weight, layers[0].bias, 2, 2, groups=12).square().sum()
+    weight = layer.weight
+    expected = functional.conv2d(image, weight, layer.bias, 2, 2, groups=12).square().sum()
     expected_gradients = torch.autograd.grad(expected, [image, weight])
-    speed_up_depthwise(layers)
+    speed_up_depthwise(layer)
     with torch.autocast("cpu", torch.bfloat16):
-        output = layers(image)
+        output = layer(image)
     assert output.dtype == torch.float32
     for gradient, wanted in zip(
         torch.autograd.grad(output.square().sum(), [image, weight]), expected_gradients, strict=True
