@@ -1,12 +1,11 @@
 """The losses by name. They never wait for the accelerator.
 
-``register_loss`` adds a loss, here or in a plugin. A mask in which no pixel counts gives a loss of 0 with zero
-gradients.
+``register_loss`` adds a loss, here or in a plugin. A mask without counted pixels gives 0 with zero gradients.
 
 segmentation-models-pytorch has losses of most of these names, and the tests compare ours with them where they are
-right. Its dice, jaccard and tversky count absent classes as perfect and expand the truth to 8 bytes per class and
-pixel; its multiclass focal loss is a sum of sigmoid focal losses, not the softmax focal loss of Lin et al.; its
-cross-entropies divide by the ignored pixels too; its lovasz waits for the accelerator at each class.
+right. Its dice, jaccard and tversky count absent classes as perfect and expand the truth to 8 bytes for each pixel; its
+multiclass focal loss is a sum of sigmoid focal losses, not the softmax focal loss of Lin et al.; its cross-entropies
+divide by the ignored pixels too; its lovasz waits for the accelerator.
 """
 
 import math
@@ -199,7 +198,11 @@ class Tversky(nn.Module):
         support = truth.sum((0, 2, 3))
         whole = hits + self.alpha * false_alarms + self.beta * (support - hits)
         overlap = _ratio(hits + self.smooth, whole + self.smooth)
-        return _mean_over_present(1 - overlap, support > 0)
+        return _mean_over_present(self.penalty(overlap), support > 0)
+
+    def penalty(self, overlap: Tensor) -> Tensor:
+        """Map the overlap (K,), 0..1, of each class to its loss."""
+        return 1 - overlap
 
 
 @register_loss("dice")
@@ -210,6 +213,23 @@ class Dice(Tversky):
         """Take the number added to numerator and denominator."""
         half = checked_number("smooth", smooth, 0) / 2
         super().__init__(num_channels, alpha=0.5, beta=0.5, smooth=half, include_background=include_background)
+
+
+@register_loss("log_dice")
+class LogDice(Dice):
+    """-log of the Dice coefficient (Wong et al., MICCAI 2018, with exponent 1), 0 at 1, otherwise as Dice.
+
+    The slope of Dice fades with the probability of a class, so small classes are learnt late; -log divides it by Dice.
+    """
+
+    def __init__(self, num_channels: int, *, epsilon: float = 1e-3, include_background: bool = False) -> None:
+        """Take the number added to the Dice, which bounds the loss by -log of it."""
+        super().__init__(num_channels, include_background=include_background)
+        self.epsilon = checked_number("epsilon", epsilon, 1e-6, 1)
+
+    def penalty(self, overlap: Tensor) -> Tensor:
+        """Map the Dice (K,) of each class to its loss."""
+        return math.log1p(self.epsilon) - torch.log(overlap + self.epsilon)
 
 
 @register_loss("jaccard")

@@ -114,6 +114,12 @@ THREE_TRUTH = (0, 1, 1)
             id="dice: class 2 is ignored, so only class 1 is present, predicted .25 + .5 + .25",
         ),
         pytest.param(
+            {"log_dice": {"epsilon": 0.01}},
+            FOUR_TRUTH,
+            log(1.01) - (log(2 * 0.75 / (1.25 + 2) + 0.01) + log(2 * 0.5 / (1.25 + 1) + 0.01)) / 2,
+            id="log_dice: -log of each Dice, 0 at a Dice of 1",
+        ),
+        pytest.param(
             {"jaccard": 1.0},
             FOUR_TRUTH,
             1 - (0.75 / (1.25 + 2 - 0.75) + 0.5 / (1.25 + 1 - 0.5)) / 2,
@@ -270,6 +276,7 @@ def test_binary_cross_entropy_is_that_of_torch_over_the_counted_pixels() -> None
     ("name", "options", "reference"),
     [
         ("dice", {}, smp.DiceLoss("multiclass", ignore_index=IGNORE)),
+        ("log_dice", {"epsilon": 1e-6}, smp.DiceLoss("multiclass", log_loss=True, ignore_index=IGNORE)),
         ("jaccard", {}, smp.JaccardLoss("multiclass")),
         (
             "tversky",
@@ -289,6 +296,23 @@ def test_overlap_with_every_class_present_is_that_of_segmentation_models_pytorch
     torch.testing.assert_close(loss(logits, mask), reference(logits, mask.long()))
 
 
+def test_a_class_that_is_not_found_yet_keeps_its_slope_in_log_dice_alone() -> None:
+    # A defect of 4 of 4,096 pixels with a probability of 1e-4 everywhere.
+    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    mask[0, 30:32, 30:32] = 1
+    slopes = {}
+    for name in ("cross_entropy", "dice", "log_dice"):
+        logits = torch.zeros(1, 2, 64, 64)
+        logits[:, 1] = log(1e-4)
+        logits.requires_grad_()
+        build_loss({name: 1}, 2)(logits, mask).backward()
+        assert logits.grad is not None
+        slopes[name] = -float(logits.grad[0, 1, 30:32, 30:32].sum())
+    assert slopes["cross_entropy"] == pytest.approx(4 / 4096, rel=0.01)
+    assert slopes["dice"] < 2e-4
+    assert slopes["log_dice"] > 0.1
+
+
 def test_focal_is_the_softmax_focal_loss_and_not_a_sum_of_sigmoid_focal_losses() -> None:
     logits, mask = random_batch(channels=4)
     mask[mask == IGNORE] = 0
@@ -297,7 +321,7 @@ def test_focal_is_the_softmax_focal_loss_and_not_a_sum_of_sigmoid_focal_losses()
     assert abs(ours - smp.FocalLoss("multiclass", gamma=1.5)(logits, mask.long())) > 0.1
 
 
-@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "lovasz"])
+@pytest.mark.parametrize("name", ["dice", "log_dice", "jaccard", "tversky", "lovasz"])
 def test_absent_classes_neither_lower_the_loss_nor_raise_it(name: str) -> None:
     # Channels 2 to 5 are absent and practically never predicted: the loss is that of the two classes alone.
     logits, mask = random_batch(channels=2)
@@ -305,7 +329,7 @@ def test_absent_classes_neither_lower_the_loss_nor_raise_it(name: str) -> None:
     torch.testing.assert_close(build_loss({name: 1}, 6)(padded, mask), build_loss({name: 1}, 2)(logits, mask))
 
 
-@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "lovasz"])
+@pytest.mark.parametrize("name", ["dice", "log_dice", "jaccard", "tversky", "lovasz"])
 def test_classes_are_present_in_the_batch_not_in_each_image(name: str) -> None:
     logits, mask = random_batch(channels=3, images=2)
     mask[0] = 1
@@ -317,7 +341,7 @@ def test_classes_are_present_in_the_batch_not_in_each_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "lovasz"])
+@pytest.mark.parametrize("name", ["dice", "log_dice", "jaccard", "tversky", "lovasz"])
 def test_nothing_but_background_costs_nothing_by_overlap(name: str, channels: int) -> None:
     logits, mask = random_batch(channels)
     logits.requires_grad_()
