@@ -5,11 +5,10 @@
     python benchmarks/pretrain.py --steps 500 --permuted_masks --out permuted.safetensors
 
 The architecture and the optimizer are those of a config. Every step draws new pictures of 128x128 pixels from
-``flexunet_pl.data.synthetic.pretraining``. The loss is the cross-entropy of the kinds plus the Dice of any defect: the
-Dice of 17 classes hardly changes in a small batch. With ``--permuted_masks`` each picture has the mask of another one:
-what the network then learns comes from the pictures alone, or from having been trained at all. The scores printed at
-the end are of pictures of another seed. The weights are float16 where they fit, with the settings of the network
-in the file's metadata.
+``flexunet_pl.data.synthetic.pretraining``. The loss is the cross-entropy and the -log Dice of the kinds plus the Dice
+of any defect. With ``--permuted_masks`` each picture has the mask of another one: what the network then learns comes
+from the pictures alone, or from having been trained at all. The scores printed at the end are of pictures of another
+seed. The weights are float16 where they fit, with the settings of the network in the file's metadata.
 """
 
 import argparse
@@ -84,7 +83,7 @@ def train(options: argparse.Namespace) -> FlexUNet:
     """Return the trained network; the loss is printed on the way."""
     torch.manual_seed(options.seed)
     network, model = build(options.config)
-    kinds, any_kind = build_loss({"cross_entropy": 1.0}, len(CLASSES)), build_loss({"dice": 1.0}, 2)
+    kinds, any_kind = build_loss({"cross_entropy": 1.0, "log_dice": 1.0}, len(CLASSES)), build_loss({"dice": 1.0}, 2)
     optimizer = build_optimizer(
         str(model.get("optimizer", "adam")), network, options.learning_rate, float(str(model.get("weight_decay", 0.0)))
     )

@@ -54,7 +54,7 @@ FLEXUNET = Recipe(
 )
 PRETRAINED = Recipe(
     model={
-        "loss": {"cross_entropy": 1.0, "dice": 1.0},
+        "loss": {"cross_entropy": 1.0, "log_dice": 1.0},
         "optimizer": "adamw",
         "learning_rate": 1e-3,
         "weight_decay": 0.01,
@@ -67,7 +67,7 @@ PRETRAINED = Recipe(
         "crop_size": 128,  # many small crops find small defects in a fraction of the steps that few large ones take
         "batch_size": 8,
         "sampler": "class_balanced",
-        "min_samples_per_epoch": 800,
+        "min_samples_per_epoch": 1600,
         "augment": AUGMENTATION,
     },
     monitor="val/mean_foreground_dice",

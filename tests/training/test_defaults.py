@@ -179,7 +179,7 @@ def test_a_recipe_fills_what_is_not_given() -> None:
     assert default["model"]["network"] == "unet"
     assert (default["model"]["learning_rate"], default["model"]["optimizer"]) == (0.5, "adamw")
     assert default["model"]["tta"] is True
-    assert default["model"]["loss"] == {"cross_entropy": 1.0, "dice": 1.0}
+    assert default["model"]["loss"] == {"cross_entropy": 1.0, "log_dice": 1.0}
     assert default["data"]["crop_size"] == 96, "the largest multiple of 32 that is within the image"
     assert default["data"]["augment"]["hflip"] == 0.5
     of_flexunet = filled({"model": given | {"num_layers": 5}, "data": {"crop_size": None, "augment": None}})
@@ -192,7 +192,7 @@ def test_a_recipe_fills_what_is_not_given() -> None:
 
 def test_one_channel_gets_a_loss_that_it_can_have() -> None:
     model = {"network": None, "num_classes": 1, "loss": None}
-    assert filled({"model": model, "data": {}})["model"]["loss"] == {"binary_cross_entropy": 1.0, "dice": 1.0}
+    assert filled({"model": model, "data": {}})["model"]["loss"] == {"binary_cross_entropy": 1.0, "log_dice": 1.0}
 
 
 @pytest.mark.parametrize(
