@@ -222,7 +222,7 @@ class LogDice(Dice):
     The slope of Dice fades with the probability of a class, so small classes are learnt late; -log divides it by Dice.
     """
 
-    def __init__(self, num_channels: int, *, epsilon: float = 1e-3, include_background: bool = False) -> None:
+    def __init__(self, num_channels: int, *, epsilon: float = 0.05, include_background: bool = False) -> None:
         """Take the number added to the Dice, which bounds the loss by -log of it."""
         super().__init__(num_channels, include_background=include_background)
         self.epsilon = checked_number("epsilon", epsilon, 1e-6, 1)
