@@ -20,7 +20,7 @@ from flexunet_pl.data.sizing import Sizing
 # (image uint8 (C, H, W), mask uint8 (H, W), random numbers, another sample on request) -> the same, changed together.
 Augment = Callable[[UInt8Array, UInt8Array, np.random.Generator, Partner], Planes]
 Sample = dict[str, Any]
-KEPT_BYTES = 256 * 2**20
+KEPT_BYTES = 256 * 2**20  # of images and masks at the working size, in each process
 
 
 class ImageDataset(Dataset[Sample]):

@@ -13,7 +13,7 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """Map (N, C, H, W) to the same, with the stride divided out."""
-        if self.training and torch.is_autocast_enabled("cpu") and input.device.type == "cpu":
+        if self.training and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(input.float())
         return super().forward(input)
