@@ -97,6 +97,8 @@ def test_a_recipe_trains_for_the_time_less_start_and_validation_and_predicts_the
 
 
 def test_magnets_train_at_their_own_scale_and_the_other_sets_alike() -> None:
+    assert set(PLAN) == {"minutes", "runs"}
+    assert all(not key.startswith(("data.root", "data.palette")) for key in PLAN["runs"]["ours"].get("set", {}))
     engines = compare.engines_of(PLAN, ["ours", "flexunet"], None)
     for name, configs in {
         "ours": ("configs/tile_strong.yaml", "configs/magnetic_tile.yaml"),

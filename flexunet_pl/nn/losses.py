@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.nn import overlap_losses  # noqa: F401  # registers its losses
 from flexunet_pl.nn.loss_terms import LOSSES, Pixels, checked_number, register_loss
 
 __all__ = ["LOSSES", "Pixels", "WeightedLoss", "build_loss", "register_loss"]
