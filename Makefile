@@ -38,7 +38,7 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Apart, since a process that had loaded all runtimes and then trained has crashed twice in the dynamic loader.
+# Apart: a process that had loaded every runtime and then trained has crashed now and then; the cause is not known.
 test: lint
 	$(PYTEST) --ignore tests/training
 	$(PYTEST) tests/training
