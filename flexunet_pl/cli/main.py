@@ -19,6 +19,7 @@ from flexunet_pl.core.signals import Stopped, stop_on_sigterm
 # Each command is a module of this package: a typed function of its name, or ``run(words) -> exit code``.
 COMMANDS = {
     "fit": "train a model: fit DATA, or fit --config configs/demo.yaml",
+    "plan": "choose a whole config for a data set and this machine: plan DATA --time 12m",
     "tune": "find a learning rate or a batch size: tune --config FILE --find learning_rate",
     "distill": "let the network of a run teach another one: distill RUN --network flexunet --time 12m",
     "resume": "go on with a run that was stopped: resume RUN",

@@ -95,6 +95,7 @@ def prepare_pairs(src: Path, out: Path, mask_suffix: str = "", keep_splits: bool
     from flexunet_pl.curation.prepare.builder import build
     from flexunet_pl.curation.prepare.readers import read_pairs
     from flexunet_pl.data.image_files import pixel_limit
+    from flexunet_pl.data.layout import SPLITS
 
     chosen = Settings(**settings)
     palette = _palette_of_masks(src, chosen.palette)
@@ -104,7 +105,11 @@ def prepare_pairs(src: Path, out: Path, mask_suffix: str = "", keep_splits: bool
     raise_problems(problems, f"{src}: ", ", nothing was written")
     with pixel_limit(chosen.max_pixels):
         outcome = build(
-            found, out, lambda before: grown_palette(palette.names, before or palette), chosen, keep_splits=keep_splits
+            found,
+            out,
+            lambda before: grown_palette(palette.names, before or palette),
+            chosen,
+            kept_splits=SPLITS if keep_splits else (),
         )
         return _show(outcome, out)
 

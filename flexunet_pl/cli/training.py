@@ -21,6 +21,8 @@ NETWORK = {
     "--model.encoder": "encoder of the other networks, such as resnet34",
 }
 FIT = {
+    "--time": "how long to train: 90s, 12m, 1.5h",
+    "--epochs": "epochs to train",
     **NETWORK,
     "--model.loss": "weight of each loss: '{cross_entropy: 1.0, dice: 1.0}'",
     "--model.learning_rate": "the rate, or its peak",
@@ -30,8 +32,6 @@ FIT = {
     "--data.crop_size": "side of random training crops",
     "--data.batch_size": "images in a step",
     "--data.augment": "probability or settings of each transform: '{hflip: 0.5}'",
-    "--trainer.max_epochs": "epochs to train",
-    "--trainer.max_time": "longest time to train: DD:HH:MM:SS",
     "--seed_everything": "seed",
 }
 PREDICT = {
@@ -44,7 +44,7 @@ TTA = {"--model.tta": "average the predictions of an image and its mirror image:
 FIND = {"--find": "learning_rate or batch_size"}
 # For each command what may stand before its options, an example, and its options besides those of CONFIG.
 OPTIONS = {
-    "fit": ("[DATA]", "dataset/tile --config configs/tile.yaml", FIT),
+    "fit": ("[DATA]", "dataset/tile --time 12m", FIT),
     "tune": ("[DATA]", "--config configs/tile.yaml --find learning_rate", FIND | FIT),
     "validate": ("[RUN]", "runs/tile-1", {}),
     "test": ("[RUN]", "latest", TTA),
@@ -62,7 +62,18 @@ def run(words: Sequence[str]) -> int:
     from flexunet_pl.training.places import as_options
 
     everything = ["--help" if word in ("--help-all", "--help=all") else word for word in options]
-    lightning_cli.run([name, *as_options(name, list(with_underscores(everything)))])
+    spelled = list(with_underscores(everything))
+    if name == "fit" and "--help" not in spelled:
+        from flexunet_pl.planning.request import read_request, without_length
+
+        request = read_request(spelled)
+        if request is not None:
+            from flexunet_pl.cli import planned
+
+            planned.fit(request)
+            return 0
+        spelled = without_length(spelled)
+    lightning_cli.run([name, *as_options(name, spelled)])
     return 0
 
 

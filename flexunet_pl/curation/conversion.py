@@ -81,15 +81,19 @@ class Converter:
         """Return the suffix of the image's new file: its own unless it is resized."""
         return found.image.suffix.lower() if self.sizing.rule == "none" else ".png"
 
-    def files(self, found: Found) -> tuple[bytes, bytes]:
-        """Return the bytes of the new image file, its own unless it is resized, and of its mask in palette colours."""
+    def image_file(self, found: Found) -> bytes:
+        """Return the bytes of the new image file, its own unless it is resized."""
         if self.sizing.rule == "none":
-            content = found.image.read_bytes()
+            return found.image.read_bytes()
+        return png_bytes(self.sizing.fit_image(self.read(found)[0]))
+
+    def mask_file(self, found: Found) -> bytes:
+        """Return the bytes of the new mask file, in palette colours."""
+        if self.sizing.rule == "none":
             mask_index, _ = self.read_mask(found, image_size(found.image))
         else:
-            image, mask_index, _ = self.read(found)
-            content = png_bytes(self.sizing.fit_image(image))
-        return content, png_bytes(self.palette.decode(self.sizing.fit_mask(mask_index)))
+            mask_index = self.read(found)[1]
+        return png_bytes(self.palette.decode(self.sizing.fit_mask(mask_index)))
 
 
 def read_any_image(path: Path) -> UInt8Array:

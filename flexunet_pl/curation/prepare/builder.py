@@ -28,7 +28,7 @@ from flexunet_pl.curation.prepare.grouping import (
     split_of_groups,
 )
 from flexunet_pl.curation.prepare.options import Settings
-from flexunet_pl.curation.prepare.output_folder import add_file, claim, refuse_unplanned_files
+from flexunet_pl.curation.prepare.output_folder import add_file, add_link, claim, refuse_unplanned_files
 from flexunet_pl.curation.prepare.readers import Found
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.manifest import FILE_NAMES, Row, count_pixels, sha256_of, write_manifest
@@ -72,7 +72,7 @@ def build(
     palette_of: Callable[[Palette | None], Palette],
     settings: Settings,
     *,
-    keep_splits: bool = False,
+    kept_splits: Sequence[str] = (),
 ) -> Outcome:
     """Write a data set of the images found.
 
@@ -81,7 +81,7 @@ def build(
         out: The data set's folder.
         palette_of: Makes the palette from the one of an earlier run in ``out``, if any.
         settings: The rest.
-        keep_splits: Whether every image stays in the split it was found in.
+        kept_splits: Splits in which an image that was found there stays.
 
     Raises:
         UserError: If any file has a problem; then nothing is written.
@@ -106,10 +106,10 @@ def build(
         Row(item.name + converter.suffix(item), source_of[item.name], "", pixels[item.name], item.split or "", "")
         for item in found
     ]
-    rows, torn = _deal([*rows, *kept], before, grouping, settings, keep_splits=keep_splits)
+    rows, torn = _deal([*rows, *kept], before, grouping, settings, kept_splits)
     refuse_unplanned_files(out, {row.name: row.split for row in rows})
     palette.save(out / PALETTE_FILE)
-    rows, written = _write_all(rows, found, out, converter)
+    rows, written = _write_all(rows, found, out, converter, link=settings.link)
     write_manifest(out, rows)
     _record_near_duplicates(out, grouping)
     return Outcome(
@@ -241,10 +241,10 @@ def _look(gallery: Gallery, grouping: Grouping, before: Sequence[Row], out: Path
 
 
 def _deal(
-    rows: Sequence[Row], before: Sequence[Row], grouping: Grouping, settings: Settings, *, keep_splits: bool
+    rows: Sequence[Row], before: Sequence[Row], grouping: Grouping, settings: Settings, kept_splits: Sequence[str]
 ) -> tuple[list[Row], list[str]]:
     """Fill in group, split and fold; rows of an earlier run keep their split. Return also the groups in two splits."""
-    given = {row.name: row.split for row in (rows if keep_splits else before)}
+    given = {row.name: row.split for row in rows if row.split in kept_splits} | {row.name: row.split for row in before}
     fixed, torn = split_of_groups(grouping.group_of, given)
     groups = make_groups(
         {row.name: grouping.group_of[row.name] for row in rows}, {row.name: row.classes for row in rows}
@@ -264,15 +264,19 @@ def _deal(
     return dealt, torn
 
 
-def _write_all(rows: Sequence[Row], found: Sequence[Found], out: Path, converter: Converter) -> tuple[list[Row], int]:
+def _write_all(
+    rows: Sequence[Row], found: Sequence[Found], out: Path, converter: Converter, *, link: bool
+) -> tuple[list[Row], int]:
     """Write images and masks, and return the rows with checksums, sorted by file, and how many were new."""
     row_of = {row.name: row for row in rows}
 
     def write(item: Found) -> tuple[Row, bool]:
         row = row_of[item.name]
-        content, mask = converter.files(item)
-        is_new = add_file(out / row.split / "masks" / f"{item.name}.png", mask)
-        is_new |= add_file(out / row.file, content)
+        is_new = add_file(out / row.split / "masks" / f"{item.name}.png", converter.mask_file(item))
+        if link:
+            is_new |= add_link(out / row.file, item.image)
+        else:
+            is_new |= add_file(out / row.file, converter.image_file(item))
         return replace(row, sha256=sha256_of(out / row.file)), is_new
 
     written = 0

@@ -27,11 +27,12 @@ def outcome_lines(out: Path, outcome: Outcome) -> list[str]:
     return [
         *content_lines(out, outcome.rows, outcome.palette),
         f"{outcome.written} of the images are new",
-        *(f"note: {note}" for note in _notes(out, outcome)),
+        *(f"note: {note}" for note in notes_of(out, outcome)),
     ]
 
 
-def _notes(out: Path, outcome: Outcome) -> list[str]:
+def notes_of(out: Path, outcome: Outcome) -> list[str]:
+    """Return what a reader of the data set should know, a line each."""
     notes = []
     alike = outcome.grouping.near_duplicates
     if alike:

@@ -33,6 +33,7 @@ class Settings:
         antialiased_masks: Whether blended mask colours are moved to a neighbouring class.
         max_pixels: The most pixels of an image or mask (default: 100 million).
         update: Whether OUT may hold a data set already; missing files are added, nothing is changed or deleted.
+        link: Whether OUT gets links to the images instead of copies; masks are always written anew.
     """
 
     seed: int = 0
@@ -48,6 +49,7 @@ class Settings:
     antialiased_masks: bool = False
     max_pixels: int | None = None
     update: bool = False
+    link: bool = False
 
     def __post_init__(self) -> None:
         """Raise UserError if a number is out of its range."""
@@ -58,6 +60,8 @@ class Settings:
             raise UserError(f"valid={valid:g}, test={test:g}; each is 0 or more and their sum at most 1")
         if self.folds and test == 1:
             raise UserError(f"folds={self.folds}, test=1: no image is left for the folds; choose a smaller test share")
+        if self.link and self.resize != "none":
+            raise UserError(f"link=true, resize={self.resize}: a resized image cannot be a link; leave one out")
         if self.seed < 0:
             raise UserError(f"seed={self.seed}; it must be 0 or more")
 

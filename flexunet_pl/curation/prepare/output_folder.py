@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_bytes
 from flexunet_pl.curation.looks import LOOKS_FILE
@@ -79,6 +80,35 @@ def add_file(path: Path, content: bytes) -> bool:
     if path.read_bytes() != content and not _same_pixels(path, content):
         raise UserError(f"{path}: is there already with other content, and is never overwritten; give a new folder")
     return False
+
+
+def add_link(path: Path, target: Path) -> bool:
+    """Make ``path`` a link to an image unless it is one already; return whether it was made.
+
+    Where the file system or the user may not make symbolic links, it becomes a hard link.
+
+    Raises:
+        UserError: If something else is there under this name, or no link can be made.
+    """
+    target = target.resolve()
+    if path.exists() and path.samefile(target):
+        return False
+    if path.exists() or path.is_symlink():
+        raise UserError(
+            f"{path}: is there already and is no link to {target}, and is never overwritten; give a new folder"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target)
+    except OSError:
+        try:
+            path.hardlink_to(target)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be made a link to {target} ({error}); copy the images with `{PROGRAM} prepare`, and "
+                "train with its folder"
+            ) from error
+    return True
 
 
 def _same_pixels(path: Path, content: bytes) -> bool:

@@ -1,0 +1,79 @@
+"""Plan a training, and train as planned."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flexunet_pl.core.arguments import PROGRAM
+from flexunet_pl.core.console import is_first_process, note
+from flexunet_pl.core.errors import UserError
+from flexunet_pl.core.files import scratch_folder, write_text
+from flexunet_pl.migrate.data_folder import project_data
+from flexunet_pl.planning.plan import PLAN_FILE, Plan, make_plan
+from flexunet_pl.planning.request import Request
+from flexunet_pl.planning.source import Source, source_from
+from flexunet_pl.training.lightning_cli import TrainerCLI
+from flexunet_pl.training.lightning_cli import run as run_trainer
+from flexunet_pl.training.runs import is_started_from_outside
+
+# Where the first process of a run tells the others the words that it trains with, one a line.
+WORDS_FILE = "FLEXUNET_PLANNED_WORDS"
+
+
+def plan_for(request: Request) -> tuple[Source, Plan]:
+    """Find, audit and plan for the data of a request.
+
+    Raises:
+        UserError: If they cannot be read, or keys contradict each other.
+    """
+    found = project_data(request.data) if request.data.exists() else None
+    path, colors = (request.data, None) if found is None else found
+    source = source_from(path, request.palette, colors)
+    return source, make_plan(source.root, source.palette, request.length, request.given)
+
+
+def fit(request: Request, cli: type[TrainerCLI] = TrainerCLI) -> TrainerCLI:
+    """Train as planned; the run folder gets the plan as plan.yaml.
+
+    Raises:
+        UserError: For a mistake that the user can fix.
+    """
+    if is_started_from_outside():
+        raise UserError(
+            f"{request.data}: torchrun or SLURM starts several processes, which cannot plan together; first make a "
+            f"config with {PROGRAM} plan {request.data}, then train with {PROGRAM} fit --config FILE"
+        )
+    if not is_first_process():  # Lightning repeats the command for the other processes of a run
+        words = Path(os.environ[WORDS_FILE]).read_text(encoding="utf-8").split("\0")
+        return run_trainer(words, cli)
+    source, plan = plan_for(request)
+    note(*source.notes, "", *plan.lines(), "")
+    with scratch_folder() as folder:
+        config = folder / f"{source.name}.yaml"
+        write_text(config, plan.text(folder, {}))
+        words = _words(config, source, request.words)
+        told = folder / "words"
+        told.write_text("\0".join(words), encoding="utf-8")
+        os.environ[WORDS_FILE] = str(told)
+        try:
+            return run_trainer(words, _with_plan(cli, plan, request))
+        finally:
+            del os.environ[WORDS_FILE]
+
+
+def _words(config: Path, source: Source, others: Sequence[str]) -> list[str]:
+    return ["fit", "--config", str(config), "--data.root", str(source.root), *others]
+
+
+def _with_plan(cli: type[TrainerCLI], plan: Plan, request: Request) -> type[TrainerCLI]:
+    """Return the class that trains, which also saves the plan in the run folder."""
+
+    class PlannedCLI(cli):  # type: ignore[valid-type,misc]  # mypy knows no class that a parameter names
+        def before_fit(self) -> None:
+            super().before_fit()
+            if is_first_process():
+                folder: Any = self.run_dir
+                write_text(folder / PLAN_FILE, plan.text(folder.absolute(), request.given))
+
+    return PlannedCLI

@@ -1,0 +1,115 @@
+"""Try one training step: how long it takes, and how much memory."""
+
+import contextlib
+import gc
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flexunet_pl.core.memory import keep_freed_memory
+from flexunet_pl.nn.networks import build_network
+from flexunet_pl.planning.machine import Machine
+
+STEPS = 3
+# Of free memory, the share that a step may take; data loading, pictures and the rest of the machine need some.
+MOST_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training step.
+
+    Attributes:
+        batch: Crops in it.
+        seconds: Its shortest time, which other programs lengthen least.
+        memory: Bytes that it takes, an estimate on a CPU.
+        halved: How often the batch was halved until it fitted.
+    """
+
+    batch: int
+    seconds: float
+    memory: int
+    halved: int
+
+
+def try_step(
+    network: Mapping[str, Any], num_classes: int, channels: int, crop: int, batch: int, machine: Machine
+) -> Trial:
+    """Train a network with random weights for a few steps on noise, with as large a part of ``batch`` as fits.
+
+    Args:
+        network: ``name`` and settings of the network.
+        num_classes: Output channels K.
+        channels: Channels of the image.
+        crop: Side of a crop.
+        batch: Crops that a step should have.
+        machine: Where the training will run.
+    """
+    keep_freed_memory()
+    halved = 0
+    if machine.gpu is None:
+        one = _run(network, num_classes, channels, crop, 1, machine)
+        while batch > 1 and machine.memory is not None and one.memory * batch > MOST_SHARE * machine.memory:
+            batch, halved = batch // 2, halved + 1
+        found = _run(network, num_classes, channels, crop, batch, machine) if batch > 1 else one
+        return Trial(batch, found.seconds, max(found.memory, one.memory * batch), halved)
+    while True:
+        try:
+            found = _run(network, num_classes, channels, crop, batch, machine)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        else:
+            if found.memory <= MOST_SHARE * machine.gpu_memory or batch == 1:
+                return Trial(batch, found.seconds, found.memory, halved)
+        batch, halved = batch // 2, halved + 1
+        torch.cuda.empty_cache()
+
+
+def _run(network: Mapping[str, Any], num_classes: int, channels: int, crop: int, batch: int, machine: Machine) -> Trial:
+    device = torch.device("cpu" if machine.gpu is None else "cuda")
+    before = _peak(device)
+    with _kept_random_state():
+        model = build_network({**network, **_without_weights(network)}, num_classes, channels)[0].to(device).train()
+        optimizer = torch.optim.AdamW(model.parameters())
+        image = torch.randint(0, 256, (batch, channels, crop, crop), dtype=torch.uint8, device=device)
+        seconds = []
+        for _ in range(STEPS):
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed"):
+                loss = model(image).float().square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    memory = max(0, _peak(device) - before)
+    del model, optimizer, image, loss
+    gc.collect()
+    return Trial(batch, min(seconds), memory, 0)
+
+
+def _without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
+    return {"encoder_weights": None} if network["name"] != "flexunet" else {}
+
+
+def _peak(device: torch.device) -> int:
+    """Return the most bytes that were used so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """Leave torch's random numbers as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
