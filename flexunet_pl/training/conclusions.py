@@ -14,7 +14,7 @@ from flexunet_pl.nn.bootstrap import draw_counts, group_counts, group_weights, h
 from flexunet_pl.nn.metric_registry import METRICS, PRIMARY, Metric
 from flexunet_pl.nn.metrics import EDGE
 from flexunet_pl.nn.score_table import PixelCounts, ScoreTable
-from flexunet_pl.training.run_status import Scored, worst_class
+from flexunet_pl.training.run_status import Scored
 from flexunet_pl.training.validation_images import ValidationImages
 
 DRAWS, MOST_DRAWN = 1000, 10_000_000  # bootstrap draws, and the most groups drawn in all of them
@@ -91,7 +91,7 @@ def score_interval(confusions: npt.NDArray[np.int64], groups: Sequence[str]) -> 
 def worst_line(found: Findings) -> str:
     """Return the worst class, its Dice, and what most of its wrong pixels are."""
     images = found.images
-    worst = worst_class(images.table)
+    worst = images.worst_class
     if worst is None:
         return "Worst class: none of the classes occurs in the validation images."
     index, dice = worst
@@ -104,7 +104,7 @@ def reason(confusion: npt.NDArray[np.int64], edges: npt.NDArray[np.int64], index
 
     Args:
         confusion: Pixels (K, K), rows the truth.
-        edges: The part of them near an outline of the truth, (K, K).
+        edges: The wrong ones of them near an outline of the truth, (K, K).
         index: The class.
         names: All classes, background first.
     """
@@ -192,7 +192,7 @@ def _shares(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 def _tiny_defects(found: Findings) -> str | None:
     """Return the worst class, if its defects are tiny at the working size and the files hold more."""
-    images, worst = found.images, worst_class(found.images.table)
+    images, worst = found.images, found.images.worst_class
     if worst is None or images.shrinkage < SHRUNK:
         return None
     index, _ = worst
@@ -224,7 +224,7 @@ def _rising(found: Findings, least: float = RISE) -> str | None:
 
 
 def _more_images(found: Findings) -> str:
-    worst = worst_class(found.images.table)
+    worst = found.images.worst_class
     if worst is None:
         return "validation images with defects; there is no score without them"
     index, dice = worst

@@ -20,7 +20,7 @@ from flexunet_pl.training.epoch_pictures import WORST, WORST_PICTURE
 from flexunet_pl.training.remaining_time import duration_text
 from flexunet_pl.training.run_record import FINISHED, STOPPED, TRAINING, read_record
 from flexunet_pl.training.run_sources import training_sources, validation_groups
-from flexunet_pl.training.run_status import RunStatus, status_of, worst_class
+from flexunet_pl.training.run_status import RunStatus, status_of
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.validation_images import ValidationImages
 from flexunet_pl.visualization.html import render
@@ -99,8 +99,9 @@ class RunPage(Checkpoint):
         run, task = Path(trainer.default_root_dir), cast(SegmentationTask, module)
         record = read_record(run)
         seconds = status.seconds_left(trainer) if state == TRAINING else None
-        # While it trains, how it stands; at the end, what one has.
-        scored = status.best if state == FINISHED and status.best is not None else status.latest
+        # While it trains, how it stands; at the end, and where it is resumed, what one has.
+        is_best = status.best is not None and (state == FINISHED or status.latest is None)
+        scored = status.best if is_best else status.latest
         page = render(
             TEMPLATE,
             title=f"{run.name}: {state}",
@@ -136,7 +137,7 @@ def class_rows(
     if scored is None:
         return []
     table, keys = scored.table, [metric.key for metric in metrics_of(per_class=True)]
-    worst = worst_class(table)
+    worst = scored.worst_class
     rows = []
     for index, (name, color) in enumerate(zip(names, colors, strict=True)):
         scores = table.of_class(index)

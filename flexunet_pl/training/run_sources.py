@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.data.balance import count_masks, counts_in_manifest
+from flexunet_pl.data.balance import counts_in_manifest
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
+from flexunet_pl.data.masks import read_mask
+from flexunet_pl.data.palette import IGNORE_INDEX
 from flexunet_pl.data.sources import source_of
 
 MOST_MASKS = 200  # that are read at the end of a run where no manifest says which classes they show
@@ -31,7 +35,9 @@ def training_sources(datamodule: SegmentationDataModule) -> dict[int, int]:
     if counts is None:
         if len(pairs) > MOST_MASKS:
             return {}
-        counts = count_masks([pair.mask for pair in pairs], palette, rules.antialiased_masks, rules.max_pixels)
+        # Not count_masks, whose own bar would stand in that of the run.
+        masks = (read_mask(pair.mask, palette, rules.antialiased_masks, rules.max_pixels)[0] for pair in pairs)
+        counts = np.array([np.bincount(mask.reshape(-1), minlength=IGNORE_INDEX + 1) for mask in masks])
     sources = [rows[str(pair.image)].source if str(pair.image) in rows else source_of(pair.name) for pair in pairs]
     return {
         index: len({source for source, pixels in zip(sources, counts[:, index], strict=True) if pixels})

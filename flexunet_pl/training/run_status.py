@@ -13,7 +13,6 @@ from torch import Tensor
 
 from flexunet_pl.nn.metric_registry import PRIMARY
 from flexunet_pl.nn.metrics import edge_confusion
-from flexunet_pl.nn.score_table import ScoreTable
 from flexunet_pl.training.remaining_time import Clock, duration_text, time_left
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.validation_images import Look, ValidationImages
@@ -158,19 +157,12 @@ class RunStatus(Callback):
         told = {}
         if self.history and (best := self.highest) is not None:
             told["val_mDice"] = f"{self.history[-1].score:.3f} (best {best.score:.3f})"
-        if self.latest is not None and (worst := worst_class(self.latest.table)) is not None:
+        if self.latest is not None and (worst := self.latest.worst_class) is not None:
             index, dice = worst
             told["worst"] = f"{' '.join(names[index].split())[:LONGEST_NAME]} {dice:.3f}"
         if (seconds := self.seconds_left(trainer)) is not None:
             told["left"] = duration_text(seconds)
         return told
-
-
-def worst_class(table: ScoreTable) -> tuple[int, float] | None:
-    """Return the foreground class with the lowest Dice, and its Dice; None if no foreground class occurs."""
-    scores = [(table.of_class(index)["dice"], index) for index in range(1, len(table.confusion))]
-    dice, index = min(((dice, index) for dice, index in scores if dice is not None), default=(None, 0))
-    return None if dice is None else (index, dice)
 
 
 def best_score(trainer: lightning.Trainer) -> float | None:

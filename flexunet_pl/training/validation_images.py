@@ -1,7 +1,8 @@
 """What a validation counted in each of its images, and which of them need a look."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -35,7 +36,7 @@ class ValidationImages:
         indices: Places of the images in the validation split, (N,), rising.
         names: Their names.
         confusions: Pixels of each, (N, K, K), rows the truth.
-        edges: The part of all confusion matrices that is near an outline of the truth, (K, K).
+        edges: The wrong pixels near an outline of the truth, of all images, (K, K), rows the truth.
         shrinkage: How many times as long the side of an image is in its file as at the working size; the median.
     """
 
@@ -46,15 +47,22 @@ class ValidationImages:
     edges: IntArray
     shrinkage: float
 
-    @property
+    @cached_property
     def confusion(self) -> IntArray:
         """The confusion matrix of all images, (K, K)."""
         return np.asarray(self.confusions.sum(axis=0))
 
-    @property
+    @cached_property
     def table(self) -> ScoreTable:
         """The scores that follow from the pixels."""
         return ScoreTable(self.confusion, len(self.names))
+
+    @cached_property
+    def worst_class(self) -> tuple[int, float] | None:
+        """The foreground class with the lowest Dice, and its Dice; None if no foreground class occurs."""
+        scores = [(self.table.of_class(index)["dice"], index) for index in range(1, len(self.confusion))]
+        dice, index = min(((dice, index) for dice, index in scores if dice is not None), default=(None, 0))
+        return None if dice is None else (index, dice)
 
     def worst(self, count: int) -> list[Look]:
         """Return the images that need a look, at most ``count``, in the order of the need.
@@ -74,7 +82,7 @@ class ValidationImages:
 
     def save(self, run: Path) -> None:
         """Write the counts into a run folder."""
-        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in vars(self).items()}
+        arrays: dict[str, Any] = {one.name: np.asarray(getattr(self, one.name)) for one in fields(self)}
         with atomic_path(run / FILE) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
 

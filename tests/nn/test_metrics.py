@@ -538,11 +538,12 @@ def test_pixels_near_an_outline_are_those_with_another_class_in_reach() -> None:
     assert near_outline(torch.tensor([[[0, 1]]], dtype=torch.uint8), 9).all(), "a reach beyond the image"
 
 
-def test_edge_confusion_counts_only_what_is_near_an_outline_and_not_ignored() -> None:
-    """Of 8 pixels in a row, 4 are in reach; of these one is missed, and one is ignored."""
+def test_edge_confusion_counts_what_is_wrong_near_an_outline_and_not_ignored() -> None:
+    """Of 8 pixels in a row, 4 are in reach; of these one is missed. What is ignored makes an outline too."""
     mask = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]], dtype=torch.uint8)
     predicted = torch.tensor([[[1, 0, 0, 0, 0, 1, 1, 0]]])
-    assert edge_confusion(predicted, mask, 2).tolist() == [[2, 0], [1, 1]]
-    mask[0, 0, 3] = 255
-    assert edge_confusion(predicted, mask, 2).tolist() == [[2, 0], [1, 1]], "0s beside ignored pixels are near too"
-    assert edge_confusion(predicted.expand(3, 1, 8), mask.expand(3, 1, 8), 2).tolist() == [[6, 0], [3, 3]]
+    assert edge_confusion(predicted, mask, 2).tolist() == [[0, 0], [1, 0]]
+    mask[0, 0, 2] = 255
+    assert edge_confusion(predicted, mask, 2).tolist() == [[0, 1], [1, 0]]
+    assert edge_confusion(predicted.expand(3, 1, 8), mask.expand(3, 1, 8), 2).tolist() == [[0, 3], [3, 0]]
+    assert edge_confusion(mask * 0, mask * 0 + 255, 2).tolist() == [[0, 0], [0, 0]]

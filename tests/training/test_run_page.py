@@ -239,7 +239,7 @@ def test_the_status_keeps_the_best_and_the_order_of_the_images() -> None:
     assert status.latest.names == ["a", "b", "c"]
     assert status.latest.indices.tolist() == [0, 1, 2]
     assert status.latest.confusions.tolist() == [[[0, 2], [0, 2]], [[2, 0], [1, 1]], [[2, 0], [0, 2]]]
-    assert status.latest.edges.tolist() == [[4, 2], [1, 5]], "in 2x2 pixels, all are near the outline"
+    assert status.latest.edges.tolist() == [[0, 2], [1, 0]], "in 2x2 pixels, all are near the outline"
     assert status.latest.shrinkage == 3
     assert status.latest.epoch == 5
     assert status.history == [Scored(5, 0.5)]
