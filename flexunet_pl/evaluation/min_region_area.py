@@ -9,9 +9,9 @@ import numpy.typing as npt
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import UInt8Array
 from flexunet_pl.data.sources import source_of
-from flexunet_pl.evaluation.bootstrap import draw_counts
 from flexunet_pl.evaluation.evaluator import open_with_truth
 from flexunet_pl.inference.onnx_infer import without_small_regions
+from flexunet_pl.nn.bootstrap import draw_counts
 from flexunet_pl.nn.metric_registry import METRICS, PRIMARY
 from flexunet_pl.nn.score_table import PixelCounts, confusion_matrix
 

@@ -10,14 +10,6 @@ import numpy.typing as npt
 
 from flexunet_pl.core.background import BackgroundCounts
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.evaluation.bootstrap import (
-    draw_counts,
-    group_counts,
-    group_weights,
-    has_interval,
-    interval,
-    scores_of_draws,
-)
 from flexunet_pl.evaluation.boundary import BoundaryCounts
 from flexunet_pl.evaluation.calibration import Calibration
 from flexunet_pl.evaluation.curves import ClassHistogram, DetectionHistogram
@@ -25,6 +17,14 @@ from flexunet_pl.evaluation.detection_metrics import DetectionCounts
 from flexunet_pl.evaluation.image_counts import ImageCounts
 from flexunet_pl.evaluation.image_decisions import ImageScores
 from flexunet_pl.evaluation.regions import Regions, by_size
+from flexunet_pl.nn.bootstrap import (
+    draw_counts,
+    group_counts,
+    group_weights,
+    has_interval,
+    interval,
+    scores_of_draws,
+)
 from flexunet_pl.nn.metric_registry import metrics_of
 from flexunet_pl.nn.score_table import PixelCounts, ScoreTable, rounded
 

@@ -20,6 +20,7 @@ __all__ = ["METRICS", "Metric", "ScoreTable", "Scores", "confusion_matrix", "mas
 # counted as unsound and make the mean NaN): 2^15 images of the largest value then fit into 63 bits.
 _UNIT = 2.0**-32
 _LARGEST_VALUE = 2.0**16
+EDGE = 2  # pixels: what is wrong this near to an outline of the truth is an error of the edge
 _IMAGE_MEANS = ("mean_image_dice", "dice_coef_multiclass", "dice_coef_foreground", "loss")
 
 
@@ -71,12 +72,15 @@ class Scores(torchmetrics.Metric):
         self.update_soft(logits, mask, loss)
 
     @torch.no_grad()
-    def update_masks(self, predicted: Tensor, mask: Tensor) -> None:
+    def update_masks(self, predicted: Tensor, mask: Tensor) -> Tensor:
         """Add predicted class indices to the confusion matrix and to the Dice per image, not to the soft coefficients.
 
         Args:
             predicted: Any integer type, (N, H, W) or (H, W).
             mask: Truth, uint8 of the same shape, 255 = ignore.
+
+        Returns:
+            The confusion matrix of each image, int64 (N, K, K), rows the truth.
         """
         self._note_update()
         if predicted.shape != mask.shape:
@@ -92,6 +96,7 @@ class Scores(torchmetrics.Metric):
         cardinality = foreground + matrices[:, :, 1:].sum((1, 2))
         dice = 2 * _real(hits) / _real(cardinality).clamp_min(1)
         self._add("mean_image_dice", dice, counted=foreground > 0)
+        return matrices
 
     @torch.no_grad()
     def update_soft(self, logits: Tensor, mask: Tensor, loss: Tensor | None = None) -> None:
@@ -134,6 +139,31 @@ class Scores(torchmetrics.Metric):
         added = torch.zeros_like(self.sums)
         added[_IMAGE_MEANS.index(name)] = columns.sum(0)
         self.sums = self.sums + added
+
+
+def edge_confusion(predicted: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """Count the wrong pixels near an outline of the truth, int64 (K, K), rows the truth; see :func:`near_outline`.
+
+    Predicted class indices are of any integer type, the truth uint8, both (N, H, W); 255 = ignore.
+    """
+    is_counted = near_outline(mask) & (predicted != mask) & (mask != IGNORE_INDEX)
+    if mask.device.type != "cpu":  # to select pixels would wait for the accelerator
+        return _count(predicted, mask.where(is_counted, IGNORE_INDEX), num_classes)[0].sum(0)
+    cells = mask[is_counted].long() * num_classes + predicted[is_counted]
+    # A truth that is no class is reported where the scores are computed.
+    return torch.bincount(cells, minlength=num_classes**2)[: num_classes**2].view(num_classes, num_classes)
+
+
+def near_outline(mask: Tensor, reach: int = EDGE) -> Tensor:
+    """Return bool (N, H, W): where a pixel of another value is at most ``reach`` away in its row or column."""
+    near = torch.zeros_like(mask, dtype=torch.bool)
+    for axis in (1, 2):
+        for step in range(1, min(reach, mask.shape[axis] - 1) + 1):
+            length = mask.shape[axis] - step
+            differs = mask.narrow(axis, step, length) != mask.narrow(axis, 0, length)
+            near.narrow(axis, step, length).logical_or_(differs)
+            near.narrow(axis, 0, length).logical_or_(differs)
+    return near
 
 
 def _image_mean(units: int, sound: int, unsound: int) -> float | None:

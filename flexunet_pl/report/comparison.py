@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexunet_pl.evaluation.bootstrap import interval
 from flexunet_pl.evaluation.totals import Bootstrap, Totals
+from flexunet_pl.nn.bootstrap import interval
 from flexunet_pl.nn.metric_registry import Metric, metrics_of
 
 Draws = dict[tuple[str, ...], npt.NDArray[np.float64]]

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +22,12 @@ from flexunet_pl.data.dataset import ImageDataset
 from flexunet_pl.data.samples import find_images, read_image
 from flexunet_pl.nn.metric_registry import metrics_of
 from flexunet_pl.nn.metrics import mask_from_logits
-from flexunet_pl.training.epoch_pictures import Shot, write_epoch, write_strip
+from flexunet_pl.training.epoch_pictures import WORST, Shot, write_epoch, write_strip, write_worst
 from flexunet_pl.training.loggers import log_picture
+from flexunet_pl.training.run_status import status_of
 from flexunet_pl.training.step_timer import DATA_WAIT_SHARE
 from flexunet_pl.training.task import SegmentationTask, Stage
+from flexunet_pl.training.validation_images import Look
 from flexunet_pl.visualization.pictures import line_chart, overlay, save_picture
 
 
@@ -72,28 +75,33 @@ class EpochPictures(Callback):
 
     Writes one picture an epoch, ``epoch_pictures/epoch_0001.png`` and so on, into the run folder; every few epochs and
     at the end also all epochs below each other as ``strip.png`` and as the animation ``strip.webp``. Loggers that take
-    pictures get each image as ``samples/NAME``. With averaged weights (EMA), pictures are predicted with the average,
-    as validation is.
+    pictures get each image as ``samples/NAME``. After a validation, ``worst.png`` shows the images of it that need a
+    look, which change from epoch to epoch. With averaged weights (EMA), pictures are predicted with the average, as
+    validation is.
     """
 
-    def __init__(self, count: int = 6, images: str | None = None, strip_every: int = 10) -> None:
+    def __init__(self, count: int = 6, images: str | None = None, strip_every: int = 10, worst: int = WORST) -> None:
         """Choose the images.
 
         Args:
-            count: Number of images, the first of the folder; 0 draws no pictures.
+            count: Number of images, the first of the folder; 0 draws no pictures at all.
             images: Folder of the images, by default the validation images.
             strip_every: Epochs after which the strip is rewritten; it is always written at the end.
+            worst: The most images of ``worst.png``, 0 for no such picture.
 
         Raises:
-            UserError: If ``count`` is below 0 or ``strip_every`` below 1.
+            UserError: If ``count`` or ``worst`` is below 0, or ``strip_every`` below 1.
         """
         if count < 0:
             raise UserError(f"EpochPictures: count={count} must be a number of images, or 0 for no pictures")
         if strip_every < 1:
             raise UserError(f"EpochPictures: strip_every={strip_every} must be at least 1")
+        if worst < 0:
+            raise UserError(f"EpochPictures: worst={worst} must be a number of images, or 0 for no such picture")
         self.count = count
         self.images = images
         self.strip_every = strip_every
+        self.worst = worst
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict and draw, in the first process only."""
@@ -106,9 +114,13 @@ class EpochPictures(Callback):
             dataset = datamodule.dataset(datamodule.pairs("valid")[: self.count])
         else:
             dataset = datamodule.image_dataset(find_images(Path(self.images))[: self.count])
+        epoch, status = trainer.current_epoch + 1, status_of(trainer)
+        looks = None if status is None else status.looks(epoch, self.worst)
         with averaged_weights(trainer, task):
             shots = [self._shot(task, dataset, index) for index in range(len(dataset))]
-        epoch = trainer.current_epoch + 1
+            worst = self._worst(task, datamodule, looks, [] if self.images is not None else shots)
+        if looks is not None and self.worst:
+            write_worst(self._folder(trainer), worst, task.palette)
         panels = write_epoch(self._folder(trainer), epoch, shots, task.palette)
         for shot, picture in zip(shots, panels, strict=True):
             log_picture(trainer.loggers, f"samples/{shot.name}", picture, trainer.global_step)
@@ -123,6 +135,18 @@ class EpochPictures(Callback):
     @staticmethod
     def _folder(trainer: lightning.Trainer) -> Path:
         return _run_dir(trainer) / "epoch_pictures"
+
+    def _worst(
+        self, task: SegmentationTask, datamodule: SegmentationDataModule, looks: list[Look] | None, drawn: list[Shot]
+    ) -> list[Shot]:
+        """Return the validation images that need a look; ``drawn`` holds the first of the split, as far as drawn."""
+        if not looks:
+            return []
+        dataset = datamodule.dataset(datamodule.pairs("valid"))
+        shots = [
+            drawn[look.place] if look.place < len(drawn) else self._shot(task, dataset, look.place) for look in looks
+        ]
+        return [replace(shot, note=look.reason) for shot, look in zip(shots, looks, strict=True)]
 
     @staticmethod
     def _shot(task: SegmentationTask, dataset: ImageDataset, index: int) -> Shot:

@@ -1,4 +1,4 @@
-"""Pictures of a few images after every epoch: one sheet per epoch, a strip of all epochs, and an animation."""
+"""Pictures of a few images after every epoch: one sheet per epoch, a strip of all epochs, an animation, the worst."""
 
 import re
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from flexunet_pl.visualization.pictures import (
 )
 
 STRIP, ANIMATION = "strip.png", "strip.webp"
+WORST, WORST_PICTURE = 4, "worst.png"  # images that need a look, and where they are
 STRIP_TILE = 128
 FRAME_WIDTH, FRAME_MILLISECONDS, LAST_MILLISECONDS = 900, 500, 3000
 
@@ -36,12 +37,14 @@ class Shot:
         image: uint8 (H, W, C).
         truth: uint8 (H, W), None where there is none.
         predicted: uint8 (H, W).
+        note: What to say about the prediction, such as its score.
     """
 
     name: str
     image: UInt8Array
     truth: UInt8Array | None
     predicted: UInt8Array
+    note: str = ""
 
     def panel(self, palette: Palette) -> UInt8Array:
         """Return image, truth, prediction and errors side by side, uint8 (H', W', 3)."""
@@ -49,7 +52,8 @@ class Shot:
         tiles = [(self.name, rgb)]
         if self.truth is not None:
             tiles.append(("truth", overlay(rgb, self.truth, palette.colors)))
-        tiles.append(("prediction", overlay(rgb, self.predicted, palette.colors)))
+        title = f"prediction: {self.note}" if self.note else "prediction"
+        tiles.append((title, overlay(rgb, self.predicted, palette.colors)))
         if self.truth is not None:
             tiles.append(("errors", error_overlay(rgb, self.truth, self.predicted)))
         return panel(tiles)
@@ -68,11 +72,7 @@ def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palett
         The panel of each image.
     """
     panels = [shot.panel(palette) for shot in shots]
-    has_truth = any(shot.truth is not None for shot in shots)
-    names = [*palette.names[1:], *(ERROR_COLORS if has_truth else ())]
-    colors = [*palette.colors[1:], *(ERROR_COLORS.values() if has_truth else ())]
-    width = max(one.shape[1] for one in panels)
-    save_picture(folder / f"epoch_{epoch:04d}.png", sheet([*panels, legend(names, colors, width)]))
+    _save_sheet(folder / f"epoch_{epoch:04d}.png", shots, panels, palette)
     rows = {f"{epoch:04d}": [overlay(as_rgb(one.image), one.predicted, palette.colors) for one in shots]}
     rows["image"] = [as_rgb(shot.image) for shot in shots]
     if all(shot.truth is not None for shot in shots):
@@ -83,6 +83,14 @@ def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palett
         title = f"epoch {epoch}" if label.isdigit() else label
         save_picture(folder / "rows" / f"{label}.png", labelled_row(title, tiles, STRIP_TILE))
     return panels
+
+
+def write_worst(folder: Path, shots: Sequence[Shot], palette: Palette) -> None:
+    """Write ``worst.png``, the images that need a look; without any, an older picture is removed."""
+    if shots:
+        _save_sheet(folder / WORST_PICTURE, shots, [shot.panel(palette) for shot in shots], palette)
+    else:
+        (folder / WORST_PICTURE).unlink(missing_ok=True)
 
 
 def write_strip(folder: Path, epochs: int) -> None:
@@ -103,6 +111,15 @@ def write_strip(folder: Path, epochs: int) -> None:
         with atomic_path(folder / ANIMATION) as temporary:
             options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
             frames[0].save(temporary, format="WEBP", quality=80, method=2, **options)
+
+
+def _save_sheet(path: Path, shots: Sequence[Shot], panels: Sequence[UInt8Array], palette: Palette) -> None:
+    """Write panels below each other, with a legend."""
+    has_truth = any(shot.truth is not None for shot in shots)
+    names = [*palette.names[1:], *(ERROR_COLORS if has_truth else ())]
+    colors = [*palette.colors[1:], *(ERROR_COLORS.values() if has_truth else ())]
+    width = max(one.shape[1] for one in panels)
+    save_picture(path, sheet([*panels, legend(names, colors, width)]))
 
 
 def _read(path: Path) -> UInt8Array:

@@ -27,6 +27,7 @@ from flexunet_pl.training.config_files import given_keys, portable, with_saved_c
 from flexunet_pl.training.data_paths import check_palette_of_root, configs_first, resolve_data
 from flexunet_pl.training.defaults import MONITOR_HELP, PATIENCE_HELP, TRAINER_HELP, DefaultsParser, fill_defaults
 from flexunet_pl.training.guard import Guard
+from flexunet_pl.training.live import live_callbacks
 from flexunet_pl.training.log_filter import quieten_lightning
 from flexunet_pl.training.loggers import check_packages
 from flexunet_pl.training.parser import MODE, Parser
@@ -37,7 +38,6 @@ from flexunet_pl.training.processes import (
     let_the_first_process_report,
 )
 from flexunet_pl.training.progress import displays
-from flexunet_pl.training.run_recorder import RunRecorder
 from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
 from flexunet_pl.training.tiled_prediction import task_for
@@ -244,7 +244,7 @@ class TrainerCLI(LightningCLI):
         if self.subcommand != "tune":
             writers += [callbacks.ScoreWriter(), StepTimer(), Guard()]
         if self.subcommand == "fit":
-            writers.append(RunRecorder())
+            writers += live_callbacks(config.trainer)
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")

@@ -201,39 +201,37 @@ class SegmentationTask(lightning.LightningModule):
         """
         entropy = [int(os.environ.get("PL_GLOBAL_SEED", "0")), self.current_epoch, self.global_rank, batch_idx]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-        return self._step(batch, "train")
+        (logits, cells), mask = self.logits_and_cells(batch["image"]), batch["mask"]
+        loss: Tensor = self.criterion(logits, mask)
+        if cells is not None:
+            loss = loss + self.hparams["defect_loss"] * defect_loss(cells, mask)
+        self.train_scores.update_masks(mask_from_logits(logits), mask)
+        self.train_loss.update(loss.detach(), len(mask))
+        self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
+        return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score a batch at the working size."""
-        self._step(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Score a batch at the working size.
+
+        Returns:
+            For callbacks: ``predicted``, class indices (N, H, W), and ``confusions`` (N, K, K), of each image.
+        """
+        logits, mask = self(batch["image"]), batch["mask"]
+        self.val_scores.update_soft(logits, mask, self.criterion.per_image(logits, mask))
+        predicted = mask_from_logits(logits)
+        return {"predicted": predicted, "confusions": self.val_scores.update_masks(predicted, mask)}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a batch: masks at their own size, loss and soft coefficients at the working size."""
-        self._step(batch, "test")
+        logits, mask = self(batch["image"]), batch["mask"]
+        self.test_scores.update_soft(logits, mask, self.criterion.per_image(logits, mask))
+        for native, predicted in zip(batch["native_mask"], self._native_masks(logits, batch), strict=True):
+            height, width = predicted.shape
+            self.test_scores.update_masks(torch.from_numpy(predicted).to(native.device), native[:height, :width])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[npt.NDArray[np.uint8]]:
         """Return the class indices uint8 (H, W) of each image at its own size."""
         return self._native_masks(self(batch["image"]), batch)
-
-    def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        (logits, cells), mask = self.logits_and_cells(batch["image"]), batch["mask"]
-        if stage == "train":
-            loss: Tensor = self.criterion(logits, mask)
-            if cells is not None:
-                loss = loss + self.hparams["defect_loss"] * defect_loss(cells, mask)
-            self.train_scores.update_masks(mask_from_logits(logits), mask)
-            self.train_loss.update(loss.detach(), len(mask))
-            self.log("loss", loss, on_step=True, on_epoch=False, prog_bar=True, logger=False)
-            return loss
-        losses = self.criterion.per_image(logits, mask)
-        if stage == "val":
-            self.val_scores.update(logits, mask, losses)
-        else:
-            self.test_scores.update_soft(logits, mask, losses)
-            for native, predicted in zip(batch["native_mask"], self._native_masks(logits, batch), strict=True):
-                height, width = predicted.shape
-                self.test_scores.update_masks(torch.from_numpy(predicted).to(native.device), native[:height, :width])
-        return losses.mean()
 
     def _native_masks(self, logits: Tensor, batch: Batch) -> list[npt.NDArray[np.uint8]]:
         masks = mask_from_logits(logits).to(torch.uint8).cpu().numpy()

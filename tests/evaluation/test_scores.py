@@ -7,7 +7,6 @@ from scipy.ndimage import distance_transform_edt
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_calibration_error
 
 from flexunet_pl.data.palette import Palette, UInt8Array
-from flexunet_pl.evaluation.bootstrap import draw_counts, group_counts, group_weights, interval, scores_of_draws
 from flexunet_pl.evaluation.boundary import count_boundaries, tolerance_of
 from flexunet_pl.evaluation.calibration import BINS, Calibration
 from flexunet_pl.evaluation.curves import (
@@ -22,6 +21,7 @@ from flexunet_pl.evaluation.image_counts import count_image
 from flexunet_pl.evaluation.models import ImagePrediction, plane
 from flexunet_pl.evaluation.regions import by_size, hit_share, match_regions
 from flexunet_pl.evaluation.totals import Bootstrap, Totals
+from flexunet_pl.nn.bootstrap import draw_counts, group_counts, group_weights, interval, scores_of_draws
 
 PALETTE = Palette(("background", "crack", "oil"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), ignore=(9, 9, 9))
 BINARY = Palette(("background", "defect"), ((0, 0, 0), (255, 0, 0)))

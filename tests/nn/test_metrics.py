@@ -24,7 +24,9 @@ from flexunet_pl.nn.metrics import (
     _histogram,
     _histogram_by_sorting,
     confusion_matrix,
+    edge_confusion,
     mask_from_logits,
+    near_outline,
 )
 
 IGNORE = 255
@@ -524,3 +526,24 @@ class TestRegistry:
         assert mapping["classes"]["crack"]["f2"] == 5 * 2 / (4 * 2 + 3)
         assert mapping["classes"]["oil"]["f2"] is None
         assert table.to_log(["ground", "crack", "oil"]).items() >= {"worst_iou": 1 / 2, "f2/crack": 10 / 11}.items()
+
+
+def test_pixels_near_an_outline_are_those_with_another_class_in_reach() -> None:
+    mask = torch.zeros(1, 1, 8, dtype=torch.uint8)
+    mask[0, 0, 4:] = 1
+    assert near_outline(mask, 1).flatten().tolist() == [False, False, False, True, True, False, False, False]
+    assert near_outline(mask, 2).flatten().tolist() == [False, False, True, True, True, True, False, False]
+    assert near_outline(mask.transpose(1, 2), 2).flatten().tolist() == near_outline(mask, 2).flatten().tolist()
+    assert not near_outline(torch.ones(2, 3, 3, dtype=torch.uint8)).any(), "no outline"
+    assert near_outline(torch.tensor([[[0, 1]]], dtype=torch.uint8), 9).all(), "a reach beyond the image"
+
+
+def test_edge_confusion_counts_what_is_wrong_near_an_outline_and_not_ignored() -> None:
+    """Of 8 pixels in a row, 4 are in reach; of these one is missed. What is ignored makes an outline too."""
+    mask = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]], dtype=torch.uint8)
+    predicted = torch.tensor([[[1, 0, 0, 0, 0, 1, 1, 0]]])
+    assert edge_confusion(predicted, mask, 2).tolist() == [[0, 0], [1, 0]]
+    mask[0, 0, 2] = 255
+    assert edge_confusion(predicted, mask, 2).tolist() == [[0, 1], [1, 0]]
+    assert edge_confusion(predicted.expand(3, 1, 8), mask.expand(3, 1, 8), 2).tolist() == [[0, 3], [3, 0]]
+    assert edge_confusion(mask * 0, mask * 0 + 255, 2).tolist() == [[0, 0], [0, 0]]

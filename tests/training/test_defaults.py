@@ -260,7 +260,7 @@ def test_fit_without_a_config_has_checkpoints_curves_pictures_and_logs(
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
     pictures = {path.name for path in (run / "epoch_pictures").glob("*.*")}
-    assert pictures == {"epoch_0001.png", "epoch_0002.png", "strip.png", "strip.webp"}
+    assert pictures == {"epoch_0001.png", "epoch_0002.png", "strip.png", "strip.webp", "worst.png"}
     curves = {path.name for path in (run / "curves").iterdir()}
     assert curves == {"losses.csv", "losses.png", "scores.csv", "scores.png"}
     with next((run / "csv").rglob("metrics.csv")).open() as file:

@@ -45,6 +45,7 @@ def test_the_bar_counts_epochs_from_1_and_shows_no_version(
     output = shown(process.stdout)
     assert epoch in output
     assert set(re.findall(r"loss: |val_mDice: |data_wait: ", output)) == {"loss: ", "val_mDice: ", "data_wait: "}
+    assert {"(best", "worst:", "left:"} <= set(output.split())
     assert "\u2026" not in output
     assert "/-2" not in output
     assert "v_num" not in output

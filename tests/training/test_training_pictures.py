@@ -67,6 +67,7 @@ def test_a_run_shows_how_it_goes(tiny_config: Path, tmp_path: Path, capsys: pyte
         "epoch_0002.png",
         "strip.png",
         "strip.webp",
+        "worst.png",
     }
     rows = [size_of(pictures / "rows" / f"{name}.png") for name in ("image", "truth", "0001", "0002")]
     assert set(rows) == {size_of(pictures / "rows" / "0001.png")}
@@ -112,6 +113,8 @@ def test_wrong_numbers_of_epochs_or_images_are_errors() -> None:
         EpochPictures(strip_every=0)
     with pytest.raises(UserError, match="count=-1 must be a number of images, or 0 for no pictures"):
         EpochPictures(count=-1)
+    with pytest.raises(UserError, match="worst=-1 must be a number of images, or 0 for no such picture"):
+        EpochPictures(worst=-1)
     with pytest.raises(UserError, match="every_n_epochs=0 must be at least 1"):
         ValidationTable(every_n_epochs=0)
 
