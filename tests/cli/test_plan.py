@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
+from curation_data import spot, surface, write_image, write_mvtec
 from PIL import Image
 
 from flexunet_pl.cli.main import main
@@ -18,8 +20,6 @@ from flexunet_pl.planning.rules import Draft, choose
 from flexunet_pl.planning.source import source_from
 from flexunet_pl.training.recipes import PRETRAINED
 from flexunet_pl.training.run_record import read_record
-from tests.conftest import Run
-from tests.curation_data import spot, surface, write_image, write_mvtec
 
 QUICK = ("--epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0")
 FEW = (*QUICK, "--data.min_samples_per_epoch", "8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from curation_data import PALETTE, spot, surface, write_image, write_magnets, write_mvtec, write_pair
 from PIL import Image
 
 from flexunet_pl.core.errors import UserError
@@ -18,7 +19,6 @@ from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import read_manifest
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
-from tests.curation_data import PALETTE, spot, surface, write_image, write_magnets, write_mvtec, write_pair
 
 
 def _mvtec(root: Path) -> None:

@@ -180,5 +180,5 @@ def test_a_length_that_is_none(length: dict[str, Any], message: str) -> None:
 
 
 def test_two_ends_are_one_too_many() -> None:
-    with pytest.raises(UserError, match="--time and --trainer.max_epochs both end a run"):
+    with pytest.raises(UserError, match=r"--time and --trainer\.max_epochs both end a run"):
         ends(facts(), Length(time="12m"), Trial(8, 0.5, 10**9, 0), {"trainer.max_epochs": 3})
