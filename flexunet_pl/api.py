@@ -107,15 +107,20 @@ class Run:
 def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: Any) -> Run:
     """Train a model as ``flexunet fit`` does.
 
-    ``fit("configs/tile.yaml", model={"learning_rate": 1e-3}, trainer={"max_epochs": 5}, run_dir="runs/x")``
+    ``fit("configs/tile.yaml", model={"learning_rate": 1e-3}, trainer={"max_epochs": 5}, run_dir="runs/x")`` trains by a
+    config, ``fit("mvtec_ad/tile", time="12m")`` by a plan for a folder.
 
     Args:
-        config: A YAML file, or several, of which later ones win.
+        config: A YAML file, or several, of which later ones win; or the folder or archive of a data set.
         **overrides: The options of ``flexunet fit``, which win over the files; those with dots are nested in maps.
 
     Raises:
         UserError: If an option or the data set is wrong, or the run folder is taken.
     """
+    from flexunet_pl.curation.prepare.archives import is_archive
+    from flexunet_pl.migrate.data_folder import project_data
+    from flexunet_pl.planning.fit import fit_planned
+    from flexunet_pl.planning.request import read_request, without_length
     from flexunet_pl.training import lightning_cli
 
     class FitCLI(lightning_cli.TrainerCLI):
@@ -128,8 +133,18 @@ def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: An
                 raise UserError(messages.getvalue().strip().removeprefix("error: ")) from stop
             sys.stderr.write(messages.getvalue())
 
-    files = [] if config is None else [config] if isinstance(config, str | Path) else config
-    cli = lightning_cli.run(["fit", *(f"--config={file}" for file in files), *_options(overrides)], FitCLI)
+    files = [] if config is None else [config] if isinstance(config, str | Path) else list(config)
+    options = list(_options(overrides))
+    if len(files) == 1 and (Path(files[0]).is_dir() or is_archive(Path(files[0]))):
+        words, files = [str(files[0]), *options], []
+    else:
+        words = options
+    request = None if files else read_request(words)
+    if request is None:
+        words = ["fit", *(f"--config={file}" for file in files), *without_length(words)]
+        cli = lightning_cli.run(words, FitCLI)
+    else:
+        cli = fit_planned(request, project_data(request.data), FitCLI)
     best = checkpoint_file(cli.run_dir, "best")
     scores = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     return Run(cli.run_dir, best if best.is_file() else None, scores)

@@ -27,8 +27,9 @@ def run(words: Sequence[str]) -> int:
     if not {"-h", "--help"}.isdisjoint(words):
         say(HELP)
         return 0
-    from flexunet_pl.cli.planned import plan_for
-    from flexunet_pl.core.files import write_text
+        from flexunet_pl.core.files import write_text
+    from flexunet_pl.migrate.data_folder import project_data
+    from flexunet_pl.planning.fit import plan_for
     from flexunet_pl.planning.request import read_request
 
     request = read_request(list(with_underscores(words)))
@@ -37,7 +38,7 @@ def run(words: Sequence[str]) -> int:
     if unknown := sorted(request.others.keys() - {"out"}):
         raise UserError(f"plan --{unknown[0]}: is no option{suggestion(unknown[0], OPTIONS)}")
     out = request.others.get("out")
-    source, plan = plan_for(request)
+    source, plan = plan_for(request, project_data(request.data))
     path = Path(f"{source.name}.yaml" if out is None else out)
     if out is None and path.exists():
         raise UserError(f"{path}: is there already; name another file with --out")

@@ -68,9 +68,10 @@ def run(words: Sequence[str]) -> int:
 
         request = read_request(spelled)
         if request is not None:
-            from flexunet_pl.cli import planned
+            from flexunet_pl.migrate.data_folder import project_data
+            from flexunet_pl.planning.fit import fit_planned
 
-            planned.fit(request)
+            fit_planned(request, project_data(request.data))
             return 0
         spelled = without_length(spelled)
     lightning_cli.run([name, *as_options(name, spelled)])

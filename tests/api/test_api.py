@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from curation_data import write_mvtec
 from onnx_models import BLUE, GREEN, PALETTE, RED, picture, write_model
 from PIL import Image
 
@@ -224,3 +225,13 @@ def test_export_takes_several_formats(tiny_run: Path, tmp_path: Path) -> None:
     assert (out / "model.onnx").is_file()
     assert (out / "model.weights.h5").is_file()
     assert json.loads((out / "labels.json").read_text())["min_region_area"] == 5
+
+
+def test_fit_plans_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mvtec(tmp_path / "tile", {"crack": 4}, good=3)
+    monkeypatch.chdir(tmp_path)
+    few = {"data": {"num_workers": 0, "min_samples_per_epoch": 8}, "trainer": {"enable_progress_bar": False}}
+    run = fx.fit(tmp_path / "tile", epochs=1, run_dir="runs/mine", **few)
+    assert run.best_checkpoint == Path("runs/mine/checkpoints/best.ckpt")
+    assert (run.run_dir / "plan.yaml").is_file()
+    assert "val/mean_foreground_dice" in run.scores

@@ -130,6 +130,15 @@ def test_commands_and_programs_of_the_tutorial_run(tmp_path: Path, monkeypatch: 
     assert all("(128, 128)" in line for line in printed)
 
 
+@pytest.mark.full
+def test_commands_of_the_planning_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mvtec(tmp_path / "mvtec_ad" / "tile", DEFECTS)
+    for words in commands_in(ROOT / "docs" / "planning.md"):
+        run(["20s" if word == "12m" else word for word in words], tmp_path, monkeypatch)
+    assert (tmp_path / "runs" / "tile-1" / "report" / "report.html").is_file()
+    assert yaml.safe_load((tmp_path / "tile.yaml").read_text())["data"]["crop_size"] == 256
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 

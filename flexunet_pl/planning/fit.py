@@ -1,7 +1,7 @@
 """Plan a training, and train as planned."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.console import is_first_process, note
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import scratch_folder, write_text
-from flexunet_pl.migrate.data_folder import project_data
 from flexunet_pl.planning.plan import PLAN_FILE, Plan, make_plan
 from flexunet_pl.planning.request import Request
 from flexunet_pl.planning.source import Source, source_from
@@ -21,20 +20,32 @@ from flexunet_pl.training.runs import is_started_from_outside
 WORDS_FILE = "FLEXUNET_PLANNED_WORDS"
 
 
-def plan_for(request: Request) -> tuple[Source, Plan]:
+def plan_for(request: Request, project: tuple[Path, Mapping[str, Sequence[int]]] | None) -> tuple[Source, Plan]:
     """Find, audit and plan for the data of a request.
+
+    Args:
+        request: What the user asks for.
+        project: Folder and colours of the TensorFlowFlexUNet project that the data are, if they are one.
 
     Raises:
         UserError: If they cannot be read, or keys contradict each other.
     """
-    found = project_data(request.data) if request.data.exists() else None
-    path, colors = (request.data, None) if found is None else found
+    path, colors = (request.data, None) if project is None else project
     source = source_from(path, request.palette, colors)
     return source, make_plan(source.root, source.palette, request.length, request.given)
 
 
-def fit(request: Request, cli: type[TrainerCLI] = TrainerCLI) -> TrainerCLI:
+def fit_planned(
+    request: Request,
+    project: tuple[Path, Mapping[str, Sequence[int]]] | None,
+    cli: type[TrainerCLI] = TrainerCLI,
+) -> TrainerCLI:
     """Train as planned; the run folder gets the plan as plan.yaml.
+
+    Args:
+        request: What the user asks for.
+        project: As for :func:`plan_for`.
+        cli: What trains.
 
     Raises:
         UserError: For a mistake that the user can fix.
@@ -47,7 +58,7 @@ def fit(request: Request, cli: type[TrainerCLI] = TrainerCLI) -> TrainerCLI:
     if not is_first_process():  # Lightning repeats the command for the other processes of a run
         words = Path(os.environ[WORDS_FILE]).read_text(encoding="utf-8").split("\0")
         return run_trainer(words, cli)
-    source, plan = plan_for(request)
+    source, plan = plan_for(request, project)
     note(*source.notes, "", *plan.lines(), "")
     with scratch_folder() as folder:
         config = folder / f"{source.name}.yaml"
