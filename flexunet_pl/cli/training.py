@@ -34,6 +34,7 @@ FIT = {
     "--trainer.max_time": "longest time to train: DD:HH:MM:SS",
     "--seed_everything": "seed",
 }
+FOLDS = {"--folds": "train a network for each fold of a data set with folds, and an ensemble of all: --folds 5"}
 PREDICT = {
     "--data.predict_dir": "folder of images",
     "--out": "folder for the masks (default with RUN: RUN/predictions)",
@@ -44,7 +45,7 @@ TTA = {"--model.tta": "average the predictions of an image and its mirror image:
 FIND = {"--find": "learning_rate or batch_size"}
 # For each command what may stand before its options, an example, and its options besides those of CONFIG.
 OPTIONS = {
-    "fit": ("[DATA]", "dataset/tile --config configs/tile.yaml", FIT),
+    "fit": ("[DATA]", "dataset/tile --config configs/tile.yaml", FIT | FOLDS),
     "tune": ("[DATA]", "--config configs/tile.yaml --find learning_rate", FIND | FIT),
     "validate": ("[RUN]", "runs/tile-1", {}),
     "test": ("[RUN]", "latest", TTA),
@@ -62,7 +63,13 @@ def run(words: Sequence[str]) -> int:
     from flexunet_pl.training.places import as_options
 
     everything = ["--help" if word in ("--help-all", "--help=all") else word for word in options]
-    lightning_cli.run([name, *as_options(name, list(with_underscores(everything)))])
+    words = as_options(name, list(with_underscores(everything)))
+    if name == "fit" and any(word.partition("=")[0] == "--folds" for word in words):
+        from flexunet_pl.training.folds import fit_folds
+
+        fit_folds(words)
+    else:
+        lightning_cli.run([name, *words])
     return 0
 
 
