@@ -20,6 +20,7 @@ from flexunet_pl.core.signals import Stopped, stop_on_sigterm
 COMMANDS = {
     "fit": "train a model: fit DATA, or fit --config configs/demo.yaml",
     "tune": "find a learning rate or a batch size: tune --config FILE --find learning_rate",
+    "search": "find better settings with short runs: search DATA --trials 20",
     "distill": "let the network of a run teach another one: distill RUN --network flexunet --time 12m",
     "resume": "go on with a run that was stopped: resume RUN",
     "runs": "list the runs, with scores, minutes and state",

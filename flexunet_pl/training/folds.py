@@ -1,18 +1,15 @@
 """Cross-validation: a network for each fold of a data set, their out-of-fold scores, and the ensemble of them."""
 
-import copy
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import Namespace
 
 from flexunet_pl.core import console
-from flexunet_pl.core.arguments import PROGRAM
+from flexunet_pl.core.arguments import PROGRAM, without_option
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_json, write_text
 from flexunet_pl.data.manifest import folds_of, sha256_of
@@ -22,7 +19,6 @@ from flexunet_pl.nn.score_table import ScoreTable
 from flexunet_pl.training import run_record, runs
 from flexunet_pl.training.callbacks import ScoreWriter
 from flexunet_pl.training.config_files import portable
-from flexunet_pl.training.data_paths import PATH_KEYS
 from flexunet_pl.training.ensemble_checkpoint import write_ensemble
 from flexunet_pl.training.lightning_cli import TrainerCLI, run
 
@@ -75,19 +71,19 @@ def fit_folds(words: Sequence[str]) -> None:
     Raises:
         UserError: If the data set has no such folds, an option does not go with --folds, or as for fit.
     """
-    others, number = _without(words, OPTION)
-    others, given = _without(others, "--run_dir")
+    others, number = without_option(words, OPTION)
+    others, given = without_option(others, "--run_dir")
     folds = _checked_number(number)
     for option, why in REFUSED.items():
-        if _without(others, option)[1] is not None:
+        if without_option(others, option)[1] is not None:
             raise UserError(f"{option} does not go with {OPTION}: {why}; leave one of them out")
     if not console.is_first_process() or runs.is_started_from_outside():
         raise UserError(f"{OPTION} trains one network after the other; start it without torchrun and SLURM")
-    run_dir = runs.new_run(_name(others)) if given is None else Path(given)
+    run_dir = runs.new_run(runs.name_for(others)) if given is None else Path(given)
     if runs.checkpoint_file(run_dir, "last").is_file():
         raise UserError(f"{run_dir}: this folder holds a run without folds; choose another --run_dir")
     config = runs.saved_config(str(run_dir))
-    if config is not None and _without(others, "--config")[1] is None:
+    if config is not None and without_option(others, "--config")[1] is None:
         others = ["--config", str(config), *others]
     with runs.reserved(run_dir):
         try:
@@ -151,7 +147,8 @@ def _train(run_dir: Path, folds: int, fold: int, words: Sequence[str]) -> None:
         def instantiate_classes(self) -> None:
             config = self.config.fit
             check_folds(config.data.root, folds)
-            shared = _shared_config(config, self.run_dir, run_dir)
+            shared = portable(config, self.run_dir, run_dir)
+            shared.data.fold = None
             super().instantiate_classes()
             if self.trainer.world_size > 1:
                 raise UserError(
@@ -198,17 +195,6 @@ def _score(run_dir: Path, fold: int, checkpoint: Path) -> None:
     found.classes = list(cli.model.palette.names)
     found.scored[str(fold)] = {"checkpoint": digest, "images": table.images, "confusion": table.confusion}
     _write(run_dir, found)
-
-
-def _shared_config(config: Namespace, place: Path, run_dir: Path) -> Namespace:
-    """Return the config to save in the run folder: that of a fold, without the fold."""
-    shared = portable(config, place)
-    shared.data.fold = None
-    for key in PATH_KEYS:
-        path = config.data.get(key)
-        if isinstance(path, str) and not Path(path).is_absolute():
-            shared.data[key] = os.path.relpath(path, run_dir)
-    return copy.deepcopy(shared)
 
 
 def _write(run_dir: Path, found: Folds) -> None:
@@ -264,36 +250,3 @@ def _checked_number(text: str | None) -> int:
         given = "" if text is None else text
         raise UserError(f"{OPTION} {given!r} must be a number of folds from 2 to {MOST_MEMBERS}, as the data set has")
     return number
-
-
-def _name(words: Sequence[str]) -> str | None:
-    """Return NAME of runs/NAME-N, as fit chooses it: that of the first config, or else of the data set."""
-    configs = [value for option, value in _pairs(words) if option in ("--config", "-c")]
-    root = _without(words, "--data.root")[1]
-    if configs:
-        return runs.run_name(Path(configs[0]))
-    return None if root is None else Path(root).resolve().name
-
-
-def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each word with its value: what follows its equals sign, or else the next word."""
-    split = [word.partition("=") for word in words]
-    return [
-        (option, value if equals else after)
-        for (option, equals, value), after in zip(split, [*words[1:], ""], strict=True)
-    ]
-
-
-def _without(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
-    """Return the words without an option and its value, and its last value, None if it is not given."""
-    others: list[str] = []
-    value: str | None = None
-    waiting = iter(words)
-    for word in waiting:
-        if word == option:
-            value = next(waiting, "")
-        elif word.startswith(f"{option}="):
-            value = word.partition("=")[2]
-        else:
-            others.append(word)
-    return others, value

@@ -3,13 +3,13 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from flexunet_pl.core.arguments import PROGRAM
+from flexunet_pl.core.arguments import PROGRAM, without_option
 from flexunet_pl.core.console import is_first_process
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import writing
@@ -20,6 +20,7 @@ NAMED_CHECKPOINTS = ("best", "last")
 LATEST = "latest"  # stands for the run that began last
 MOST_NAMED = 5  # runs in a message
 CONFIG = "config.yaml"
+SEARCH = "search.journal"  # in a search folder
 FOLDS, FOLD = "folds.json", "fold-"  # of a run with folds: its file, and the folder of each fold but for the number
 LOCK = ".lock"
 FOLDER_KEYS = ("save_dir", "dirpath")  # of loggers and callbacks
@@ -33,6 +34,16 @@ def run_name(config: Path) -> str:
         return config.stem
     folder = config.absolute().parent.name
     return re.sub(r"-\d+$", "", folder) if config.name == CONFIG else folder
+
+
+def name_for(words: Sequence[str]) -> str | None:
+    """Return the NAME that fit chooses for its options: that of the first config, or else of the data set."""
+    first = next((word for word in words if word.startswith("--config")), None)
+    if first is not None:
+        value = first.partition("=")[2] if "=" in first else words[words.index(first) + 1 :][0]
+        return run_name(Path(value))
+    root = without_option(words, "--data.root")[1]
+    return None if root is None else Path(root).resolve().name
 
 
 def saved_config(run_dir: str | None) -> Path | None:
@@ -57,7 +68,9 @@ def has_folds(folder: Path) -> bool:
 
 
 def how_to_resume(run_dir: Path) -> str:
-    """Return the command that goes on with a run; that of the whole run if this one is a fold of it."""
+    """Return the command that goes on with a run, or with the folds or the search that it is a part of."""
+    if (run_dir.parent / SEARCH).is_file():
+        return f"{PROGRAM} search --run_dir {run_dir.parent}"
     whole = run_dir.parent if has_folds(run_dir.parent) else run_dir
     return f"{PROGRAM} resume {whole}"
 

@@ -1,12 +1,12 @@
 """The config with which the network of a run teaches another one."""
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 
+from flexunet_pl.core.durations import days_of, seconds_of
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.files import write_text
 from flexunet_pl.core.ranges import Range, check_fields
@@ -17,7 +17,6 @@ from flexunet_pl.training import runs
 from flexunet_pl.training.data_paths import PATH_KEYS
 
 CALLBACK = "flexunet_pl.training.distillation.Distillation"
-SECONDS = {"s": 1, "m": 60, "h": 3600}
 # Keys under ``model`` that a student has instead of its network's defaults and of the teacher's. FlexUNet's are those
 # of configs/tile_flexunet.yaml.
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -91,7 +90,7 @@ def write_student_config(run: Path, lesson: Lesson, folder: Path) -> Path:
     callback = {"class_path": CALLBACK, "init_args": {"teacher": str(teacher.absolute()), **options}}
     config["trainer"]["callbacks"] = [*callbacks, callback]
     if lesson.time is not None:
-        config["trainer"] |= {"max_time": _duration(lesson.time), "max_steps": -1, "max_epochs": -1}
+        config["trainer"] |= {"max_time": days_of(seconds_of(lesson.time, "--time")), "max_steps": -1, "max_epochs": -1}
     student = folder / f"{runs.run_name(path)}-{lesson.network}.yaml"
     write_text(student, yaml.safe_dump(config, sort_keys=False))
     return student
@@ -109,13 +108,3 @@ def _make_paths_absolute(data: dict[str, Any], folder: Path) -> None:
         if isinstance(path := data.get(key), str):
             beside = folder / path
             data[key] = str((beside if beside.exists() else Path(path)).absolute())
-
-
-def _duration(time: str) -> str:
-    """Return a time such as 90s, 12m or 1.5h as Lightning's DD:HH:MM:SS."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", time)
-    seconds = 0 if match is None else round(float(match[1]) * SECONDS[match[2]])
-    if not 0 < seconds < 100 * 24 * 3600:
-        raise UserError(f"--time {time} must be a number with s, m or h, such as 12m, of 1 second to 99 days")
-    minutes, hours = seconds // 60, seconds // 3600
-    return f"{hours // 24:02d}:{hours % 24:02d}:{minutes % 60:02d}:{seconds % 60:02d}"
