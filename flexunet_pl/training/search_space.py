@@ -55,7 +55,8 @@ def default_space(config: Mapping[str, Any]) -> Config:
         size = config["data"].get("image_size", 512)
         side = min(size) if isinstance(size, list) else int(size)
         is_free = config["data"].get("resize") == "none"
-        space["data.crop_size"] = [crop for crop in space["data.crop_size"] if is_free or crop <= side]
+        crops = [crop for crop in space.pop("data.crop_size") if is_free or crop <= side]
+        space |= {"data.crop_size": crops} if crops else {}
     return space
 
 

@@ -80,6 +80,7 @@ def test_the_default_space_fits_the_config() -> None:
     space = default_space(CONFIG)
     assert space["data.crop_size"] == [96, 128]  # the images have 160 pixels
     assert "model.loss.log_dice.epsilon" in space
+    assert "data.crop_size" not in default_space({**CONFIG, "data": {**CONFIG["data"], "image_size": 64}})
     plain = {**CONFIG, "model": {**CONFIG["model"], "loss": {"cross_entropy": 1.0}}}
     assert "model.loss.log_dice.epsilon" not in default_space(plain)
     assert len(space) <= 6
