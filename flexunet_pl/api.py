@@ -133,6 +133,8 @@ def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: An
                 raise UserError(messages.getvalue().strip().removeprefix("error: ")) from stop
             sys.stderr.write(messages.getvalue())
 
+    if "folds" in overrides:
+        raise UserError("folds: an ensemble is trained on the command line alone: flexunet fit DATA --folds 5")
     files = [] if config is None else [config] if isinstance(config, str | Path) else list(config)
     options = list(_options(overrides))
     if len(files) == 1 and (Path(files[0]).is_dir() or is_archive(Path(files[0]))):

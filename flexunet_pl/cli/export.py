@@ -13,10 +13,10 @@ def run(words: Sequence[str]) -> int:
 
     places = list(takewhile(lambda word: not word.startswith("-"), words))
     if len(places) == 1 and not any(word.partition("=")[0] == "--out" for word in words):
-        from flexunet_pl.training.runs import CHECKPOINTS, named_run
+        from flexunet_pl.training.runs import is_run, named_run
 
         folder = named_run(Path(places[0]))
-        if (folder / CHECKPOINTS).is_dir():
+        if is_run(folder):
             words = [places[0], str(folder / BUNDLE), *words[1:]]
     return call("export", export, words)
 

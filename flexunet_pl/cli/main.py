@@ -21,6 +21,7 @@ COMMANDS = {
     "fit": "train a model: fit DATA, or fit --config configs/demo.yaml",
     "plan": "choose a whole config for a data set and this machine: plan DATA --time 12m",
     "tune": "find a learning rate or a batch size: tune --config FILE --find learning_rate",
+    "search": "find better settings with short runs: search DATA --trials 20",
     "distill": "let the network of a run teach another one: distill RUN --network flexunet --time 12m",
     "resume": "go on with a run that was stopped: resume RUN",
     "runs": "list the runs, with scores, minutes and state",

@@ -12,7 +12,7 @@ HELP = (
     f"usage: {USAGE}",
     "",
     "Go on with a run after its last checkpoint, exactly as if it had not been stopped. Options, such as",
-    "--trainer.max_epochs 50, change what the run's config says.",
+    "--trainer.max_epochs 50, change what the run's config says; of a run with folds, for those not finished.",
 )
 
 
@@ -24,8 +24,13 @@ def run(words: Sequence[str]) -> int:
     if not words or words[0].startswith("-"):
         raise UserError(f"resume: needs a run; usage: {USAGE}; {PROGRAM} runs lists the runs")
     from flexunet_pl.training import lightning_cli
-    from flexunet_pl.training.runs import find_run
+    from flexunet_pl.training.runs import find_run, has_folds
 
-    folder, options = find_run(Path(words[0])), with_underscores(words[1:])
-    lightning_cli.run(["fit", "--run_dir", str(folder), "--ckpt_path", "last", *options])
+    folder, options = find_run(Path(words[0])), list(with_underscores(words[1:]))
+    if has_folds(folder):
+        from flexunet_pl.training.folds import resume_folds
+
+        resume_folds(folder, options)
+    else:
+        lightning_cli.run(["fit", "--run_dir", str(folder), "--ckpt_path", "last", *options])
     return 0

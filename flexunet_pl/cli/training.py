@@ -34,6 +34,7 @@ FIT = {
     "--data.augment": "probability or settings of each transform: '{hflip: 0.5}'",
     "--seed_everything": "seed",
 }
+FOLDS = {"--folds": "train a network for each fold of a data set with folds, and an ensemble of all: --folds 5"}
 PREDICT = {
     "--data.predict_dir": "folder of images",
     "--out": "folder for the masks (default with RUN: RUN/predictions)",
@@ -44,7 +45,7 @@ TTA = {"--model.tta": "average the predictions of an image and its mirror image:
 FIND = {"--find": "learning_rate or batch_size"}
 # For each command what may stand before its options, an example, and its options besides those of CONFIG.
 OPTIONS = {
-    "fit": ("[DATA]", "dataset/tile --time 12m", FIT),
+    "fit": ("[DATA]", "dataset/tile --time 12m", FIT | FOLDS),
     "tune": ("[DATA]", "--config configs/tile.yaml --find learning_rate", FIND | FIT),
     "validate": ("[RUN]", "runs/tile-1", {}),
     "test": ("[RUN]", "latest", TTA),
@@ -64,18 +65,31 @@ def run(words: Sequence[str]) -> int:
     everything = ["--help" if word in ("--help-all", "--help=all") else word for word in options]
     spelled = list(with_underscores(everything))
     if name == "fit" and "--help" not in spelled:
-        from flexunet_pl.planning.request import read_request, without_length
-
-        request = read_request(spelled)
-        if request is not None:
-            from flexunet_pl.migrate.data_folder import project_data
-            from flexunet_pl.planning.fit import fit_planned
-
-            fit_planned(request, project_data(request.data))
-            return 0
-        spelled = without_length(spelled)
-    lightning_cli.run([name, *as_options(name, spelled)])
+        _fit(spelled)
+    else:
+        lightning_cli.run([name, *as_options(name, spelled)])
     return 0
+
+
+def _fit(words: Sequence[str]) -> None:
+    """Train by a config, or by a plan for a folder; for one split or for each fold."""
+    from flexunet_pl.planning.fit import fit_planned, fit_planned_folds
+    from flexunet_pl.planning.request import read_request, without_length
+    from flexunet_pl.training import lightning_cli
+    from flexunet_pl.training.folds import fit_folds
+    from flexunet_pl.training.places import as_options
+
+    if (request := read_request(words)) is not None:
+        from flexunet_pl.migrate.data_folder import project_data
+
+        train = fit_planned_folds if "folds" in request.others else fit_planned
+        train(request, project_data(request.data))
+        return
+    options = as_options("fit", without_length(words))
+    if any(word.partition("=")[0] == "--folds" for word in options):
+        fit_folds(options)
+    else:
+        lightning_cli.run(["fit", *options])
 
 
 def short_help(name: str) -> list[str]:

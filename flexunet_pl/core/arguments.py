@@ -28,6 +28,21 @@ def with_underscores(words: Sequence[str], flags: Iterable[str] = ()) -> Iterato
         yield f"{option}=true" if is_bare_flag else f"{option}{equals}{value}"
 
 
+def without_option(words: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """Return the words without an option and its value, and the last value, None if it is not given."""
+    others: list[str] = []
+    value: str | None = None
+    waiting = iter(words)
+    for word in waiting:
+        if word == option:
+            value = next(waiting, "")
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+        else:
+            others.append(word)
+    return others, value
+
+
 def hinted(message: object, known: Callable[[str], Iterable[str]]) -> str:
     """Return the message of a parser in one line, with a suggestion for each unknown option or command.
 

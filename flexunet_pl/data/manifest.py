@@ -102,6 +102,13 @@ def read_manifest(root: Path) -> list[Row]:
     return rows
 
 
+def folds_of(root: Path) -> list[int]:
+    """Return the numbers of the folds of a data set, sorted; none if it has no folds, or no manifest."""
+    if not (root / MANIFEST_FILE).is_file():
+        return []
+    return sorted({row.fold for row in read_manifest(root) if row.fold is not None})
+
+
 def fold_members(root: Path, fold: int) -> tuple[list[str], list[str]]:
     """Return which files train and which validate in a fold: two lists of paths relative to ``root``, sorted.
 

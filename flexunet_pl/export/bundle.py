@@ -50,7 +50,8 @@ def export(
     task = SegmentationTask.from_checkpoint(ckpt, **changes)
     for exporter in exporters:
         if (reason := exporter.refusal(task)) is not None:
-            raise UserError(f"--formats={formats}: {ckpt} is a {task.hparams['network']['name']!r}, and {reason}")
+            name = task.hparams["network"]["name"]
+            raise UserError(f"--formats={formats}: {ckpt} has the network {name!r}: {reason}")
     pictures = None
     if calibration is not None:
         rules = ReadingRules(task.hparams["in_channels"], task.hparams["sixteen_bit"], antialiased_masks)

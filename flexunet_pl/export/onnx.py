@@ -16,7 +16,6 @@ from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path
 from flexunet_pl.nn.defect_head import image_logit, logits_and_cells
-from flexunet_pl.nn.tta import FlipTTA
 
 # torch's exporter writes 18 and converts for any other opset; onnxruntime reads 18 with IR 8 since 1.14.
 OPSET = 18
@@ -51,8 +50,7 @@ class MaskingNetwork(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """The names of the outputs."""
-        network = self.network.network if isinstance(self.network, FlipTTA) else self.network
-        has_head = getattr(network, "defect_head", None) is not None
+        has_head = getattr(self.network, "defect_head", None) is not None
         return [*OUTPUTS, DEFECT_OUTPUT] if has_head else list(OUTPUTS)
 
 

@@ -19,6 +19,7 @@ from flexunet_pl.keras.read_back import check_read_back
 from flexunet_pl.keras.reader import read_keras
 from flexunet_pl.keras.shapes import ImageSize
 from flexunet_pl.keras.tracing import traced_layers
+from flexunet_pl.nn.ensemble import Ensemble
 from flexunet_pl.nn.flexunet import FlexUNet
 from flexunet_pl.nn.networks import Network
 
@@ -33,8 +34,11 @@ def layers_of(network: Network) -> list[KerasLayer]:
     """Return the Keras layers of ``network``.
 
     Raises:
-        UserError: If it is none of those that have Keras files; the message names the layer.
+        UserError: If it is none of those that have Keras files; the message names the layer. An ensemble has none.
     """
+    if isinstance(network, Ensemble):
+        count = len(network.members)
+        raise UserError(f"a Keras file holds one network, not the mean of {count}; export a fold, such as RUN/fold-0")
     return keras_layers(network) if isinstance(network, FlexUNet) else traced_layers(network)
 
 

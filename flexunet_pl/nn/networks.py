@@ -6,18 +6,21 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from flexunet_pl.core.errors import UserError, suggestion
+from flexunet_pl.core.ranges import shortened
+from flexunet_pl.nn.ensemble import Ensemble
 from flexunet_pl.nn.flexunet import FlexUNet
 from flexunet_pl.nn.flexunet_weights import FlexUNetOptions, build_flexunet
 from flexunet_pl.nn.zoo import ZOO, ZooNetwork, ZooSettings
 
-Network: TypeAlias = FlexUNet | ZooNetwork
+Member: TypeAlias = FlexUNet | ZooNetwork
+Network: TypeAlias = Member | Ensemble
 
 
 class NetworkKind(NamedTuple):
     """A network that a config can choose."""
 
     settings: type[Any]  # frozen dataclass, whose fields are keys under ``model`` in a config
-    build: Callable[[int, int, Any], Network]  # from num_classes, in_channels and the settings
+    build: Callable[[int, int, Any], Member]  # from num_classes, in_channels and the settings
 
 
 NETWORKS: dict[str, NetworkKind] = {
@@ -26,6 +29,9 @@ NETWORKS: dict[str, NetworkKind] = {
 }
 
 DEFAULT_NETWORK = "unet"
+# In checkpoints beside the names above: the networks of a run with folds. A config cannot choose it.
+ENSEMBLE, MEMBERS = "ensemble", "members"
+MOST_MEMBERS = 32
 
 
 def network_fields() -> dict[str, tuple[type[Any], Field[Any]]]:
@@ -41,7 +47,7 @@ def build_network(
 
     Args:
         network: A key of ``NETWORKS``, or a map of ``name`` and settings; None stands for a default, except for
-            encoder_weights, where it stands for random ones.
+            encoder_weights, where it stands for random ones. With the name ``ENSEMBLE``, its ``members`` are such maps.
         num_classes: Output channels K.
         in_channels: Channels of the image.
 
@@ -53,6 +59,8 @@ def build_network(
     """
     given = {"name": network} if isinstance(network, str) else dict(network)
     name = given.pop("name", None) or chosen_network(given)
+    if name == ENSEMBLE and MEMBERS in given:
+        return _build_ensemble(given, num_classes, in_channels)
     if not isinstance(name, str) or name not in NETWORKS:
         hint = suggestion(name, NETWORKS) if isinstance(name, str) else ""
         raise UserError(f"model.network={name!r}; choose from {', '.join(NETWORKS)}{hint}")
@@ -68,6 +76,21 @@ def build_network(
         )
     built = kind.build(num_classes, in_channels, kind.settings(**given))
     return built, {"name": name, **asdict(built.settings)}
+
+
+def _build_ensemble(given: Mapping[str, Any], num_classes: int, in_channels: int) -> tuple[Ensemble, dict[str, Any]]:
+    """Build the networks of an ensemble; UserError as :func:`build_network`, or if the members are not a few maps."""
+    members = given[MEMBERS]
+    is_list = isinstance(members, list) and all(isinstance(member, Mapping) for member in members)
+    if not is_list or not 1 <= len(members) <= MOST_MEMBERS or given.keys() != {MEMBERS}:
+        raise UserError(
+            f"model.network={ENSEMBLE!r} with {shortened(dict(given))} must have {MEMBERS} alone, a list of 1 to "
+            f"{MOST_MEMBERS} maps of name and settings; train it again with fit --folds"
+        )
+    if any(map(is_ensemble, members)):
+        raise UserError(f"model.network={ENSEMBLE!r}: a member is an ensemble itself; list its members instead")
+    built = [build_network(member, num_classes, in_channels) for member in members]
+    return Ensemble([network for network, _ in built]), {"name": ENSEMBLE, MEMBERS: [settings for _, settings in built]}
 
 
 def chosen_network(flat: Mapping[str, Any]) -> str | dict[str, Any]:
@@ -89,9 +112,16 @@ def nested_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_settings(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`nested_settings`: the keys of other networks are None."""
+    """Undo :func:`nested_settings`: the keys of other networks are None. An ensemble stays a map under ``network``."""
     network = dict(nested["network"])
+    if is_ensemble(network):
+        return {**nested, **dict.fromkeys(network_fields()), "network": network}
     return {**nested, **dict.fromkeys(network_fields()), "network": network.pop("name"), **network}
+
+
+def is_ensemble(network: object) -> bool:
+    """Return whether the ``network`` of a task's settings is an ensemble."""
+    return isinstance(network, Mapping) and network.get("name") == ENSEMBLE
 
 
 def checked_num_classes(num_classes: int | None, classes: int) -> int:

@@ -14,6 +14,11 @@ class FlipTTA(nn.Module):
         super().__init__()
         self.network = network
 
+    @property
+    def defect_head(self) -> nn.Module | None:
+        """The head for whole images of the network, None if it has none."""
+        return getattr(self.network, "defect_head", None)
+
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), 0..255, to logits (N, K, H, W): both views in one pass."""
         return _mean_of_views(self.network(_views(image)))

@@ -12,15 +12,17 @@ from flexunet_pl.core.files import scratch_folder, write_text
 from flexunet_pl.planning.plan import PLAN_FILE, Plan, make_plan
 from flexunet_pl.planning.request import Request
 from flexunet_pl.planning.source import Source, source_from
+from flexunet_pl.training.folds import fit_folds
 from flexunet_pl.training.lightning_cli import TrainerCLI
 from flexunet_pl.training.lightning_cli import run as run_trainer
 from flexunet_pl.training.runs import is_started_from_outside
 
+Project = tuple[Path, Mapping[str, Sequence[int]]]
 # Where the first process of a run tells the others the words that it trains with, one a line.
 WORDS_FILE = "FLEXUNET_PLANNED_WORDS"
 
 
-def plan_for(request: Request, project: tuple[Path, Mapping[str, Sequence[int]]] | None) -> tuple[Source, Plan]:
+def plan_for(request: Request, project: Project | None) -> tuple[Source, Plan]:
     """Find, audit and plan for the data of a request.
 
     Args:
@@ -31,13 +33,13 @@ def plan_for(request: Request, project: tuple[Path, Mapping[str, Sequence[int]]]
         UserError: If they cannot be read, or keys contradict each other.
     """
     path, colors = (request.data, None) if project is None else project
-    source = source_from(path, request.palette, colors)
-    return source, make_plan(source.root, source.palette, request.length, request.given)
+    source = source_from(path, request.palette, colors, folds=request.folds)
+    return source, make_plan(source.root, source.palette, request.length.part(request.folds), request.given)
 
 
 def fit_planned(
     request: Request,
-    project: tuple[Path, Mapping[str, Sequence[int]]] | None,
+    project: Project | None,
     cli: type[TrainerCLI] = TrainerCLI,
 ) -> TrainerCLI:
     """Train as planned; the run folder gets the plan as plan.yaml.
@@ -71,6 +73,21 @@ def fit_planned(
             return run_trainer(words, _with_plan(cli, plan, request))
         finally:
             del os.environ[WORDS_FILE]
+
+
+def fit_planned_folds(request: Request, project: Project | None) -> None:
+    """Train a network for each fold as planned, and make an ensemble of them; ``--time`` is that of all.
+
+    Raises:
+        UserError: For a mistake that the user can fix.
+    """
+    source, plan = plan_for(request, project)
+    note(*source.notes, "", *plan.lines(), "")
+    with scratch_folder() as folder:
+        config = folder / f"{source.name}.yaml"
+        write_text(config, plan.text(folder, {}))
+        run_dir = fit_folds(_words(config, source, request.words)[1:])
+    write_text(run_dir / PLAN_FILE, plan.text(run_dir.absolute(), request.given))
 
 
 def _words(config: Path, source: Source, others: Sequence[str]) -> list[str]:

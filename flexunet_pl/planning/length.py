@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from flexunet_pl.core.durations import clock, seconds_of
+from flexunet_pl.core.durations import days_of, seconds_of
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.planning.rules import Choice, Draft
 from flexunet_pl.planning.trial import Trial
@@ -44,6 +44,12 @@ class Length:
             seconds_of(self.time)
         if self.epochs is not None and not 1 <= self.epochs <= 1_000_000:
             raise UserError(f"--epochs {self.epochs} must be 1 to 1,000,000")
+
+    def part(self, folds: int) -> "Length":
+        """Return the length of each of several trainings that share the time; epochs are those of each."""
+        if self.time is None or folds < 2:
+            return self
+        return Length(time=f"{max(seconds_of(self.time) // folds, 1)}s")
 
 
 def trainer_choices(draft: Draft, length: Length, trial: Trial) -> list[Choice]:
@@ -107,7 +113,7 @@ def _end(draft: Draft, length: Length, trial: Trial, validation: float) -> dict[
     if length.time is not None:
         seconds = seconds_of(length.time)
         left = max(seconds - START_SECONDS - round(validation), round(seconds * 0.8), 1)
-        return {"trainer.max_time": (clock(left), f"{length.time} less the start and the last validation")}
+        return {"trainer.max_time": (days_of(left), f"{length.time} less the start and the last validation")}
     minutes = STEPS_WITHOUT_TIME * trial.seconds / 60
     reason = f"some {minutes:.0f} minutes here; --time 12m or --epochs N says otherwise"
     return {"trainer.max_steps": (STEPS_WITHOUT_TIME, reason), "trainer.max_epochs": (-1, "the steps end the run")}

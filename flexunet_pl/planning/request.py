@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import yaml
 
-from flexunet_pl.core.durations import clock, seconds_of
+from flexunet_pl.core.durations import days_of, seconds_of
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.datamodule import SegmentationDataModule
@@ -42,6 +42,12 @@ class Request:
     given: Mapping[str, Any]
     words: Sequence[str]
     others: Mapping[str, str]
+
+    @property
+    def folds(self) -> int:
+        """The number of folds to train, 0 without ``--folds``; training checks it."""
+        number = self.others.get("folds", "0")
+        return int(number) if number.isdecimal() else 0
 
     @property
     def palette(self) -> Palette | None:
@@ -91,7 +97,7 @@ def without_length(words: Sequence[str]) -> list[str]:
     result: list[str] = []
     for name, value, used in _options(words)[0]:
         if name == "time":
-            result += ["--trainer.max_time", clock(seconds_of(value)), "--trainer.max_epochs", "-1"]
+            result += ["--trainer.max_time", days_of(seconds_of(value)), "--trainer.max_epochs", "-1"]
         elif name == "epochs":
             result += ["--trainer.max_epochs", value]
         else:

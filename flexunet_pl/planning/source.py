@@ -11,7 +11,7 @@ from flexunet_pl.curation.prepare.archives import is_archive, unpacked
 from flexunet_pl.curation.prepare.detection import is_split, named_palette, palette_note, read_any
 from flexunet_pl.curation.prepare.view import view_of
 from flexunet_pl.data.layout import PALETTE_FILE
-from flexunet_pl.data.manifest import MANIFEST_FILE, read_manifest
+from flexunet_pl.data.manifest import MANIFEST_FILE, folds_of
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.planning.rules import counted
 from flexunet_pl.training.runs import RUNS
@@ -41,7 +41,11 @@ class Source:
 
 
 def source_from(
-    path: Path, palette: Palette | None = None, colors: Mapping[str, Sequence[int]] | None = None, views: Path = VIEWS
+    path: Path,
+    palette: Palette | None = None,
+    colors: Mapping[str, Sequence[int]] | None = None,
+    views: Path = VIEWS,
+    folds: int = 0,
 ) -> Source:
     """Return a data set in any form, audited.
 
@@ -53,6 +57,7 @@ def source_from(
         palette: What the colours of its masks mean; by default its palette.yaml, else the colours found.
         colors: Names of some colours, used where there is no palette.
         views: The folder of the views.
+        folds: If 2 or more, the data set must have as many folds; one without them gets a view that has.
 
     Raises:
         UserError: If there is no such folder, no known layout in it, or its files have problems.
@@ -61,17 +66,17 @@ def source_from(
     if not folder.is_dir():
         raise UserError(f"{path}: this folder does not exist; give the folder of a data set, or an archive of one")
     name = folder.resolve().name
-    if is_split(folder) or _has_folds(folder):
+    if _folds(folder) == folds if folds else is_split(folder) or _folds(folder):
         return _prepared(name, folder, palette, colors)
     contents = read_any(folder, palette, colors)
-    view = view_of(folder, contents, views)
+    view = view_of(folder, contents, views, folds)
     layout = f"{path}: {contents.layout}, {len(contents.found)} images, split by source in {view.root}"
     seen = [] if view.is_new else ["nothing in it has changed since an earlier run"]
     return Source(name, view.root, Palette.load(view.root / PALETTE_FILE), [layout, *seen, *view.notes])
 
 
-def _has_folds(folder: Path) -> bool:
-    return (folder / MANIFEST_FILE).is_file() and any(row.fold is not None for row in read_manifest(folder))
+def _folds(folder: Path) -> int:
+    return len(folds_of(folder)) if (folder / MANIFEST_FILE).is_file() else 0
 
 
 def _prepared(name: str, root: Path, palette: Palette | None, colors: Mapping[str, Sequence[int]] | None) -> Source:

@@ -11,9 +11,10 @@ from flexunet_pl.core.files import write_text
 from flexunet_pl.core.renamed import current_config
 from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import find_palette
+from flexunet_pl.nn.ensemble import Ensemble
 from flexunet_pl.nn.networks import nested_settings
 from flexunet_pl.nn.zoo import RANDOM_WEIGHTS, ZOO
-from flexunet_pl.summary.describe import NetworkSummary, describe
+from flexunet_pl.summary.describe import FLOAT_BYTES, NetworkSummary, describe
 from flexunet_pl.summary.drawing import draw
 from flexunet_pl.summary.text import as_text
 from flexunet_pl.training.runs import NAMED_CHECKPOINTS, checkpoint_file
@@ -44,7 +45,17 @@ def describe_task(task: SegmentationTask, size: tuple[int, int] | None = None, b
     """Describe the network of a task for images of ``size`` (height, width), by default its working size."""
     height, width = (task.sizing.height, task.sizing.width) if size is None else size
     image = (int(task.hparams["in_channels"]), height, width)
-    return describe(task.network, image, batch_size, views=2 if task.hparams["tta"] else 1)
+    views = 2 if task.hparams["tta"] else 1
+    if not isinstance(task.network, Ensemble):
+        return describe(task.network, image, batch_size, views=views)
+    count = len(task.network.members)
+    one = describe(task.network.members[0], image, batch_size, views=views)
+    return one._replace(
+        name=f"The mean of {count} {one.name}, of which this is the first",
+        parameters=count * one.parameters,
+        flops=count * one.flops,
+        inference_bytes=one.inference_bytes + (count - 1) * FLOAT_BYTES * one.parameters,
+    )
 
 
 def write_summary(found: NetworkSummary, out: Path) -> None:

@@ -54,11 +54,11 @@ def with_saved_config(words: list[str], given: set[str]) -> list[str]:
     return words if config is None else [words[0], "--config", str(config), *words[1:]]
 
 
-def portable(config: Namespace, run_dir: Path) -> Namespace:
-    """Return a copy of a config to save in ``run_dir``: it names no run and no checkpoint.
+def portable(config: Namespace, run_dir: Path, folder: Path | None = None) -> Namespace:
+    """Return a copy of a config to save in ``folder``, by default ``run_dir``: it names no run and no checkpoint.
 
-    Folders within the run are relative to it, so a new run with this config has its own. So are data folders that were
-    given relative to the working directory, so the config works from anywhere.
+    Folders within the run are relative to it, so a new run with this config has its own. Data folders that were given
+    relative to the working directory are relative to the config's folder, so the config works from anywhere.
     """
     config = copy.deepcopy(config)
     config.run_dir = config.trainer.default_root_dir = None
@@ -69,5 +69,5 @@ def portable(config: Namespace, run_dir: Path) -> Namespace:
     for key in PATH_KEYS:
         path = config.data.get(key)
         if isinstance(path, str) and not Path(path).is_absolute():
-            config.data[key] = os.path.relpath(path, run_dir)
+            config.data[key] = os.path.relpath(path, run_dir if folder is None else folder)
     return config

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from flexunet_pl.core.console import is_first_process, note
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.signals import Stopped
-from flexunet_pl.training.runs import checkpoint_file
+from flexunet_pl.training.runs import checkpoint_file, how_to_resume
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STEPS_ON_GPU = 10  # a check waits for the GPU, so there it is made this rarely
@@ -142,8 +142,7 @@ class Guard(Callback):
     def _exit(self, trainer: lightning.Trainer) -> None:
         self.is_training = False
         if trainer.is_global_zero:
-            run_dir = trainer.default_root_dir
-            note(f"Stopped; to go on, repeat the command with --run_dir {run_dir} --ckpt_path last")
+            note(f"Stopped; go on with {how_to_resume(Path(trainer.default_root_dir))}")
         raise everywhere(Stopped(self.signal), trainer)
 
 

@@ -20,7 +20,7 @@ from flexunet_pl.core.ranges import check_numbers
 from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
-from flexunet_pl.nn.networks import flat_settings, nested_settings
+from flexunet_pl.nn.networks import flat_settings, is_ensemble, nested_settings
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.config_files import given_keys, portable, with_saved_config
@@ -197,7 +197,7 @@ class TrainerCLI(LightningCLI):
                 continue
             # Keys of other networks do not matter; a checkpoint has the weights of its encoder and names no file.
             is_choice = value is not None and name != "encoder_weights" and before != defaults[group][name]
-            if is_choice and before != value and not _same(before, value):
+            if is_choice and before != value and not _same(before, value) and not is_ensemble(value):
                 differences.append(f"  {place}: {before} in the config, {value} in the checkpoint")
             config[group][name] = value
         if differences:

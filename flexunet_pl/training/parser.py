@@ -26,7 +26,8 @@ class Parser(LightningArgumentParser):
         """Add the settings of the task, and those of all networks as flat keys beside them."""
         self.add_class_arguments(SegmentationTask, "model", skip={*skip, "network"}, instantiate=False)
         names = f"{', '.join(NETWORKS)} (default: {DEFAULT_NETWORK}, flexunet if a setting of it is given)"
-        self.add_argument("--model.network", type=str | None, default=None, help=names)
+        # An ensemble, which comes from a checkpoint only, is a map.
+        self.add_argument("--model.network", type=str | dict[str, Any] | None, default=None, help=names)
         for name, (kind, field) in network_fields().items():
             self.add_argument(
                 f"--model.{name}", type=get_type_hints(kind)[name] | None, default=None, help=_help(kind, field.name)

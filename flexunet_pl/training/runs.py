@@ -3,12 +3,13 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
+from flexunet_pl.core.arguments import PROGRAM, without_option
 from flexunet_pl.core.console import is_first_process
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import writing
@@ -19,6 +20,8 @@ NAMED_CHECKPOINTS = ("best", "last")
 LATEST = "latest"  # stands for the run that began last
 MOST_NAMED = 5  # runs in a message
 CONFIG = "config.yaml"
+SEARCH = "search.journal"  # in a search folder
+FOLDS, FOLD = "folds.json", "fold-"  # of a run with folds: its file, and the folder of each fold but for the number
 LOCK = ".lock"
 FOLDER_KEYS = ("save_dir", "dirpath")  # of loggers and callbacks
 # A config of one of these names is called after its folder: those of runs, and of migrated projects.
@@ -31,6 +34,16 @@ def run_name(config: Path) -> str:
         return config.stem
     folder = config.absolute().parent.name
     return re.sub(r"-\d+$", "", folder) if config.name == CONFIG else folder
+
+
+def name_for(words: Sequence[str]) -> str | None:
+    """Return the NAME that fit chooses for its options: that of the first config, or else of the data set."""
+    first = next((word for word in words if word.startswith("--config")), None)
+    if first is not None:
+        value = first.partition("=")[2] if "=" in first else words[words.index(first) + 1 :][0]
+        return run_name(Path(value))
+    root = without_option(words, "--data.root")[1]
+    return None if root is None else Path(root).resolve().name
 
 
 def saved_config(run_dir: str | None) -> Path | None:
@@ -47,6 +60,19 @@ def checkpoint_file(run_dir: Path, which: str) -> Path:
 def is_run(folder: Path) -> bool:
     """Return whether a folder is that of a run: it has the run's config, or a checkpoint."""
     return (folder / CONFIG).is_file() or (folder / CHECKPOINTS).is_dir()
+
+
+def has_folds(folder: Path) -> bool:
+    """Return whether a folder is that of a run with folds."""
+    return (folder / FOLDS).is_file()
+
+
+def how_to_resume(run_dir: Path) -> str:
+    """Return the command that goes on with a run, or with the folds or the search that it is a part of."""
+    if (run_dir.parent / SEARCH).is_file():
+        return f"{PROGRAM} search --run_dir {run_dir.parent}"
+    whole = run_dir.parent if has_folds(run_dir.parent) else run_dir
+    return f"{PROGRAM} resume {whole}"
 
 
 def all_runs(folder: Path = RUNS) -> list[Path]:
@@ -100,6 +126,8 @@ def find_checkpoint(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if has_folds(path):
+        raise UserError(f"{path}: not all of its folds are trained yet; go on with {how_to_resume(path)}")
     raise UserError(
         f"{path}: no model there; give a run folder, a checkpoint (.ckpt), a bundle (a folder with model.onnx) or an "
         ".onnx file"
@@ -281,6 +309,8 @@ def _numbers(name: str) -> list[int]:
 
 def _existing(checkpoint: Path) -> Path:
     if not checkpoint.is_file():
+        if has_folds(run := checkpoint.parent.parent):
+            raise UserError(f"{run}: not all of its folds are trained yet; go on with {how_to_resume(run)}")
         there = sorted(path.name for path in checkpoint.parent.glob("*.ckpt")) if checkpoint.parent.is_dir() else []
         found = f"; the folder holds {', '.join(there)}" if there else ""
         raise UserError(f"{checkpoint}: this checkpoint does not exist{found}; check --run_dir and --ckpt_path")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from flexunet_pl.core.durations import clock, seconds_of
+from flexunet_pl.core.durations import days_of, seconds_of
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.files import write_text
 from flexunet_pl.core.ranges import Range, check_fields
@@ -90,7 +90,7 @@ def write_student_config(run: Path, lesson: Lesson, folder: Path) -> Path:
     callback = {"class_path": CALLBACK, "init_args": {"teacher": str(teacher.absolute()), **options}}
     config["trainer"]["callbacks"] = [*callbacks, callback]
     if lesson.time is not None:
-        config["trainer"] |= {"max_time": clock(seconds_of(lesson.time)), "max_steps": -1, "max_epochs": -1}
+        config["trainer"] |= {"max_time": days_of(seconds_of(lesson.time, "--time")), "max_steps": -1, "max_epochs": -1}
     student = folder / f"{runs.run_name(path)}-{lesson.network}.yaml"
     write_text(student, yaml.safe_dump(config, sort_keys=False))
     return student

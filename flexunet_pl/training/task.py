@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -25,11 +25,11 @@ from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.background import BackgroundCounter
 from flexunet_pl.nn.defect_head import defect_loss, image_logit, logits_and_cells
+from flexunet_pl.nn.ensemble import flipped
 from flexunet_pl.nn.losses import LOSSES, build_loss
 from flexunet_pl.nn.metric_registry import PRIMARY
 from flexunet_pl.nn.metrics import Scores, ScoreTable, mask_from_logits
-from flexunet_pl.nn.networks import DEFAULT_NETWORK, Network, build_network, checked_num_classes
-from flexunet_pl.nn.tta import FlipTTA
+from flexunet_pl.nn.networks import DEFAULT_NETWORK, build_network, checked_num_classes
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.metric_states import restore_states, saved_states
@@ -180,9 +180,9 @@ class SegmentationTask(lightning.LightningModule):
         return logits_and_cells(network, image.contiguous(memory_format=torch.channels_last))
 
     @property
-    def predictor(self) -> Network | FlipTTA:
+    def predictor(self) -> nn.Module:
         """The network that predicts: with ``tta`` it also looks at the mirror image."""
-        return FlipTTA(self.network) if self.hparams["tta"] else self.network
+        return flipped(self.network) if self.hparams["tta"] else self.network
 
     @torch.inference_mode()
     def run_arrays(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:

@@ -143,6 +143,20 @@ def test_two_processes_train_by_one_plan(tmp_path: Path, run_command: Run) -> No
     assert not (tmp_path / "runs" / "tile-2").exists()
 
 
+def test_folds_of_a_folder_that_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mvtec(tmp_path / "tile", {"crack": 5}, good=4)
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "tile", *FEW, "--folds", "2"]) == 0
+    rows = read_manifest(Path("runs/data/tile-2-folds"))
+    assert {row.fold for row in rows if row.split == "train"} == {0, 1}
+    run = Path("runs/tile-1")
+    assert (run / "plan.yaml").is_file()
+    assert "Ensemble of the 2 networks" in capsys.readouterr().out
+    assert main(["test", "latest"]) == 0
+
+
 HAND_WRITTEN = {"mvtec-tile-mini": (128, 8, 0.05), "mvtec-screw-mini": (128, 8, 0.05), "magnetic-tile": (256, 4, 0.001)}
 
 

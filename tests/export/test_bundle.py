@@ -318,7 +318,7 @@ def test_keras_files_of_a_network_of_the_zoo_are_read_back(tmp_path: Path) -> No
 
 def test_keras_files_of_a_network_with_layers_that_keras_lacks_are_refused(tmp_path: Path) -> None:
     checkpoint = small_zoo_checkpoint("fpn", tmp_path)
-    message = r"is a 'fpn', and the layer model\.decoder\.seg_blocks\S+ \(GroupNorm\) computes .*; use --formats onnx"
+    message = r"network 'fpn': the layer model\.decoder\.seg_blocks\S+ \(GroupNorm\) computes .*; use --formats onnx"
     with pytest.raises(UserError, match=message):
         export(checkpoint, tmp_path / "out", formats="onnx,keras")
 

@@ -76,7 +76,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(
     signal_after(number, steps + 3)
     assert main(["fit", *settings, "--run_dir", str(stopped)]) == code
     monkeypatch.undo()
-    assert f"--run_dir {stopped} --ckpt_path last" in capfd.readouterr().err
+    assert f"Stopped; go on with flexunet resume {stopped}\n" in capfd.readouterr().err
     progress = last(stopped)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert (last(stopped)["epoch"], progress["ready"]) == (1, 4 if more[1:] in (["2"], ["3"]) else 3)
     assert main(["fit", *settings, "--run_dir", str(stopped), "--ckpt_path", "last"]) == 0

@@ -35,7 +35,7 @@ class View:
     is_new: bool
 
 
-def view_of(src: Path, contents: Contents, views: Path) -> View:
+def view_of(src: Path, contents: Contents, views: Path, folds: int = 0) -> View:
     """Return the view of a folder in ``views``, made if it is not there, and extended where the folder has grown.
 
     Sources are split by :func:`flexunet_pl.data.splits.split_groups`, or stay where the folder splits them. An image
@@ -45,16 +45,17 @@ def view_of(src: Path, contents: Contents, views: Path) -> View:
         src: The folder, of which nothing is copied or changed.
         contents: What :func:`flexunet_pl.curation.prepare.detection.read_any` found in it.
         views: The folder of all views.
+        folds: If 2 or more, all but the test images are in folds instead of train and valid.
 
     Raises:
         UserError: If a file has a problem, or a view cannot be written.
     """
     listing = _listing(src, contents)
-    for root, origin in _candidates(src, views):
+    for root, origin in _candidates(src, views, folds):
         if origin is not None and origin.get("listing") == listing and (root / MANIFEST_FILE).is_file():
             return View(root, [str(note) for note in origin["notes"]], is_new=False)
         try:
-            outcome = _build(root, contents, update=origin is not None)
+            outcome = _build(root, contents, folds, update=origin is not None)
         except UserError:
             if origin is None:
                 raise
@@ -65,19 +66,25 @@ def view_of(src: Path, contents: Contents, views: Path) -> View:
     raise UserError(f"{views}: holds {MOST_VIEWS} views of this folder; move some away")
 
 
-def _build(root: Path, contents: Contents, *, update: bool) -> Outcome:
+def _build(root: Path, contents: Contents, folds: int, *, update: bool) -> Outcome:
     given = {item.split for item in contents.found}
-    kept = SPLITS if {"train", "valid"} <= given else ("test",) if "test" in given and len(given) > 1 else ()
+    has_both = {"train", "valid"} <= given and not folds
+    kept = SPLITS if has_both else ("test",) if "test" in given and len(given) > 1 else ()
     settings = Settings(
-        link=True, update=update, antialiased_masks=True, groups=contents.groups, test=0.0 if kept else None
+        link=True,
+        update=update,
+        antialiased_masks=True,
+        groups=contents.groups,
+        test=0.0 if kept else None,
+        folds=folds,
     )
     return build(contents.found, root, contents.palette_of, settings, kept_splits=kept)
 
 
-def _candidates(src: Path, views: Path) -> list[tuple[Path, dict[str, Any] | None]]:
+def _candidates(src: Path, views: Path, folds: int) -> list[tuple[Path, dict[str, Any] | None]]:
     """Return the views of this folder, and the first free name after them, with what each says of its origin."""
     found: list[tuple[Path, dict[str, Any] | None]] = []
-    name = src.resolve().name or "data"
+    name = (src.resolve().name or "data") + (f"-{folds}-folds" if folds else "")
     for number in range(1, MOST_VIEWS + 1):
         root = views / (name if number == 1 else f"{name}-{number}")
         if not root.exists():
