@@ -27,7 +27,7 @@ def run(words: Sequence[str]) -> int:
     if not {"-h", "--help"}.isdisjoint(words):
         say(HELP)
         return 0
-        from flexunet_pl.core.files import write_text
+    from flexunet_pl.core.files import write_text
     from flexunet_pl.migrate.data_folder import project_data
     from flexunet_pl.planning.fit import plan_for
     from flexunet_pl.planning.request import read_request

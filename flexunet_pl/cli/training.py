@@ -20,9 +20,8 @@ NETWORK = {
     "--model.num_layers": "levels of FlexUNet, the bridge included",
     "--model.encoder": "encoder of the other networks, such as resnet34",
 }
+LENGTH = {"--time": "how long to train: 90s, 12m, 1.5h", "--epochs": "epochs to train"}
 FIT = {
-    "--time": "how long to train: 90s, 12m, 1.5h",
-    "--epochs": "epochs to train",
     **NETWORK,
     "--model.loss": "weight of each loss: '{cross_entropy: 1.0, dice: 1.0}'",
     "--model.learning_rate": "the rate, or its peak",
@@ -45,7 +44,7 @@ TTA = {"--model.tta": "average the predictions of an image and its mirror image:
 FIND = {"--find": "learning_rate or batch_size"}
 # For each command what may stand before its options, an example, and its options besides those of CONFIG.
 OPTIONS = {
-    "fit": ("[DATA]", "dataset/tile --time 12m", FIT | FOLDS),
+    "fit": ("[DATA]", "dataset/tile --time 12m", LENGTH | FIT | FOLDS),
     "tune": ("[DATA]", "--config configs/tile.yaml --find learning_rate", FIND | FIT),
     "validate": ("[RUN]", "runs/tile-1", {}),
     "test": ("[RUN]", "latest", TTA),

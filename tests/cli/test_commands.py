@@ -73,8 +73,8 @@ def test_every_option_of_the_short_help_exists(command: str, monkeypatch: pytest
     with pytest.raises(StopError):
         TrainerCLI([command], ExitStack())
     named = set(CONFIG | OPTIONS[command][2])
-    # The first belongs to the program, before the command; the second is taken out before there is a parser.
-    everywhere = {"--seed_everything", "--folds"}
+    # The first belongs to the program, before the command; the others are taken out before there is a parser.
+    everywhere = {"--seed_everything", "--folds", "--time", "--epochs"}
     assert named - found <= everywhere if command != "tune" else named - found <= {*everywhere, "--ckpt_path"}
 
 

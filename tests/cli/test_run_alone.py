@@ -33,7 +33,7 @@ def test_a_run_is_enough(
     assert json.dumps(tested["mean_foreground_dice"]) in json.dumps(reported)
     first = read_record(run)
     assert first is not None
-    assert (first.state, first.epochs, first.monitor) == ("finished", 1, "val/loss")
+    assert (first.state, first.epochs, first.monitor) == ("finished", 1, "val/mean_foreground_dice")
 
     assert main(["resume", "latest", "--trainer.max_epochs", "2"]) == 0
     second = read_record(run)
