@@ -52,14 +52,16 @@ def fit_planned(
     Raises:
         UserError: For a mistake that the user can fix.
     """
+    if (
+        not is_first_process() and WORDS_FILE in os.environ
+    ):  # Lightning repeats the command for other processes of a run
+        words = Path(os.environ[WORDS_FILE]).read_text(encoding="utf-8").split("\0")
+        return run_trainer(words, cli)
     if is_started_from_outside():
         raise UserError(
             f"{request.data}: torchrun or SLURM starts several processes, which cannot plan together; first make a "
             f"config with {PROGRAM} plan {request.data}, then train with {PROGRAM} fit --config FILE"
         )
-    if not is_first_process():  # Lightning repeats the command for the other processes of a run
-        words = Path(os.environ[WORDS_FILE]).read_text(encoding="utf-8").split("\0")
-        return run_trainer(words, cli)
     source, plan = plan_for(request, project)
     note(*source.notes, "", *plan.lines(), "")
     with scratch_folder() as folder:

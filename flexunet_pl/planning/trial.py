@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from flexunet_pl.nn.networks import build_network
 from flexunet_pl.planning.machine import Machine
 
 STEPS = 3
+FEWEST = 2  # crops, since the statistics of one crop may be those of one pixel
+# Where Linux tells a process its largest resident memory, VmHWM, and what resets that (proc(5), clear_refs).
+PROCESS_STATUS, CLEAR_REFERENCES, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs"), "5"
 # Of free memory, the share that a step may take; data loading, pictures and the rest of the machine need some.
 MOST_SHARE = 0.6
 
@@ -53,11 +57,11 @@ def try_step(
     keep_freed_memory()
     halved = 0
     if machine.gpu is None:
-        one = _run(network, num_classes, channels, crop, 1, machine)
-        while batch > 1 and machine.memory is not None and one.memory * batch > MOST_SHARE * machine.memory:
+        few = _run(network, num_classes, channels, crop, FEWEST, machine)
+        while batch > 1 and machine.memory is not None and few.memory * batch > FEWEST * MOST_SHARE * machine.memory:
             batch, halved = batch // 2, halved + 1
-        found = _run(network, num_classes, channels, crop, batch, machine) if batch > 1 else one
-        return Trial(batch, found.seconds, max(found.memory, one.memory * batch), halved)
+        found = _run(network, num_classes, channels, crop, batch, machine) if batch > FEWEST else few
+        return Trial(batch, found.seconds, max(found.memory, few.memory * batch // FEWEST), halved)
     while True:
         try:
             found = _run(network, num_classes, channels, crop, batch, machine)
@@ -73,7 +77,7 @@ def try_step(
 
 def _run(network: Mapping[str, Any], num_classes: int, channels: int, crop: int, batch: int, machine: Machine) -> Trial:
     device = torch.device("cpu" if machine.gpu is None else "cuda")
-    before = _peak(device)
+    before = _forgotten_peak(device)
     with _kept_random_state():
         model = build_network({**network, **_without_weights(network)}, num_classes, channels)[0].to(device).train()
         optimizer = torch.optim.AdamW(model.parameters())
@@ -99,12 +103,28 @@ def _without_weights(network: Mapping[str, Any]) -> dict[str, Any]:
     return {"encoder_weights": None} if network["name"] != "flexunet" else {}
 
 
+def _forgotten_peak(device: torch.device) -> int:
+    """Return the bytes in use now, and let :func:`_peak` begin with them where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    try:
+        CLEAR_REFERENCES.write_text(RESET_PEAK, encoding="ascii")
+    except OSError:  # not Linux
+        pass
+    return _peak(device)
+
+
 def _peak(device: torch.device) -> int:
-    """Return the most bytes that were used so far."""
+    """Return the most bytes that were in use since :func:`_forgotten_peak`."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        lines = PROCESS_STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextlib.contextmanager

@@ -277,7 +277,7 @@ def test_fit_without_a_config_has_checkpoints_curves_pictures_and_logs(
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
     configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (run, tmp_path / "again")]
-    assert summary(configs[0]) == summary(configs[1]) == LOSS
+    assert summary(configs[0]) == summary(configs[1]) == ["EMAWeightAveraging 0.95", *DICE, *REST]
 
 
 def test_a_new_run_from_an_old_config_leaves_the_folders_of_the_old_run(tmp_path: Path) -> None:
