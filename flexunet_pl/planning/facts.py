@@ -44,6 +44,7 @@ class Facts:
         masks: How many masks were read.
         sources: Training sources that show each class, by class index.
         defective: Training images that show any defect.
+        validates: Whether a validation image shows a defect.
         shapes: The regions of each class in the masks that were read, by class index, at native size.
         direction: How far the surface has one direction, 0..1.
     """
@@ -59,6 +60,7 @@ class Facts:
     masks: int
     sources: Mapping[int, int]
     defective: int
+    validates: bool
     shapes: Mapping[int, Sequence[RegionShape]] = field(repr=False)
     direction: float
 
@@ -133,6 +135,7 @@ def facts_of(root: Path, palette: Palette) -> Facts:
         masks=len(chosen),
         sources={index: len(found) for index, found in of_class.items()},
         defective=len(defective) if rows else sum(bool(classes) for _, classes in shown),
+        validates=_validates(root, palette, rows),
         shapes=shapes,
         direction=surface_direction(images),
     )
@@ -149,6 +152,16 @@ def _defective(root: Path, pairs: Sequence[Pair], rows: Mapping[str, Row]) -> tu
     row_of = {pair.name: rows.get(pair.image.relative_to(root).as_posix()) for pair in pairs}
     sources = {name: source_of(name) if row is None else row.group for name, row in row_of.items()}
     return sources, [pair for pair in pairs if (row := row_of[pair.name]) is None or row.classes]
+
+
+def _validates(root: Path, palette: Palette, rows: Mapping[str, Row]) -> bool:
+    """Return whether an image of valid, or with folds of any fold, shows a defect."""
+    if rows:
+        return any(row.classes for row in rows.values() if row.split == "valid" or row.fold is not None)
+    if not (root / "valid").is_dir():
+        return False
+    masks = (read_mask(pair.mask, palette, antialiased=True)[0] for pair in _pairs(root, "valid"))
+    return any(((mask > 0) & (mask < len(palette))).any() for mask in masks)
 
 
 def _read_some(pairs: Sequence[Pair]) -> tuple[list[UInt8Array], int, int]:

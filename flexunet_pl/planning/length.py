@@ -66,10 +66,11 @@ def trainer_choices(draft: Draft, length: Length, trial: Trial) -> list[Choice]:
     chosen["trainer.precision"] = str(TRAINER_VALUES["precision"]), draft.machine.precision_reason
     if recipe_of(draft.network) is not PRETRAINED:
         chosen["trainer.callbacks"] = [FLEXUNET_AVERAGE], "the average of weights makes training stable"
-    chosen["monitor"] = PRETRAINED.monitor, "the score that best.ckpt has best"
+    if draft.facts.validates:
+        chosen["monitor"] = PRETRAINED.monitor, "the score that best.ckpt has best"
+    else:
+        chosen["monitor"] = "val/loss", "no validation image shows a defect, so there is no Dice"
     chosen["patience"] = 0, "the learning rate falls to 0 at the end, so a run is not ended early"
-    if not draft.facts.images.get("valid", 0) and not draft.facts.folds:
-        chosen["monitor"] = None, "there are no validation images"
     return [
         Choice(key, draft.given[key], "given") if key in draft.given else Choice(key, value, reason)
         for key, (value, reason) in chosen.items()

@@ -252,7 +252,7 @@ def min_region_area(draft: Draft) -> tuple[Any, str]:
     """Regions far smaller than any defect are noise."""
     areas = [shape.area for shape in draft.facts.regions]
     if len(areas) < FEWEST_DEFECTS:
-        return 0, f"{counted(len(areas), 'defect')} in the training masks say too little about how small defects are"
+        return 0, f"too few to tell how small defects are: {counted(len(areas), 'defect')} in the training masks"
     small = float(np.percentile(areas, 2))
     area = min(int(NOISE_SHARE * small), LARGEST_NOISE)
     return (area if area > 1 else 0), f"98 % of {len(areas):,} defects have {small:,.0f} pixels or more"

@@ -108,10 +108,8 @@ def _forgotten_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
-    try:
+    with contextlib.suppress(OSError):  # not Linux
         CLEAR_REFERENCES.write_text(RESET_PEAK, encoding="ascii")
-    except OSError:  # not Linux
-        pass
     return _peak(device)
 
 

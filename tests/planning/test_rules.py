@@ -38,6 +38,7 @@ def facts(**changes: Any) -> Facts:
         "masks": 15,
         "sources": {1: 5, 2: 3},
         "defective": 15,
+        "validates": True,
         "shapes": {1: [region(1)] * 5, 2: [region(2)] * 3},
         "direction": 0.0,
     }
@@ -151,6 +152,12 @@ def test_time_and_epochs_end_a_run() -> None:
     free = ends(facts(), Length(), trial)
     assert (free["trainer.max_steps"].value, free["trainer.max_epochs"].value) == (2_000, -1)
     assert "17 minutes" in free["trainer.max_steps"].reason
+
+
+def test_the_loss_chooses_where_no_validation_image_shows_a_defect() -> None:
+    trial = Trial(8, 0.5, 10**9, 0)
+    assert ends(facts(), Length(), trial)["monitor"].value == "val/mean_foreground_dice"
+    assert ends(facts(validates=False), Length(), trial)["monitor"].value == "val/loss"
 
 
 def test_a_long_validation_takes_place_less_often() -> None:
