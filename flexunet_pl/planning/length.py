@@ -62,7 +62,8 @@ def trainer_choices(draft: Draft, length: Length, trial: Trial) -> list[Choice]:
         chosen["trainer.accumulate_grad_batches"] = steps, f"{steps} batches of {trial.batch} make a step of {wanted}"
     validation = _validation_seconds(draft, trial)
     chosen["data.min_samples_per_epoch"] = _samples(draft, length, trial, validation)
-    chosen |= _end(draft, length, trial, validation)
+    samples = draft.given.get("data.min_samples_per_epoch", chosen["data.min_samples_per_epoch"][0])
+    chosen |= _end(draft, length, trial, validation, samples)
     chosen["trainer.precision"] = str(TRAINER_VALUES["precision"]), draft.machine.precision_reason
     if recipe_of(draft.network) is not PRETRAINED:
         chosen["trainer.callbacks"] = [FLEXUNET_AVERAGE], "the average of weights makes training stable"
@@ -102,7 +103,7 @@ def _samples(draft: Draft, length: Length, trial: Trial, validation: float) -> t
     return round(count), f"a step takes {trial.seconds:.2f} s here, and a validation some {validation:.0f} s"
 
 
-def _end(draft: Draft, length: Length, trial: Trial, validation: float) -> dict[str, tuple[Any, str]]:
+def _end(draft: Draft, length: Length, trial: Trial, validation: float, samples: Any) -> dict[str, tuple[Any, str]]:
     """Return what ends the run."""
     if given := {key for key in draft.given if key in ("trainer.max_time", "trainer.max_epochs", "trainer.max_steps")}:
         if length.time is not None or length.epochs is not None:
@@ -115,6 +116,8 @@ def _end(draft: Draft, length: Length, trial: Trial, validation: float) -> dict[
         seconds = seconds_of(length.time)
         left = max(seconds - START_SECONDS - round(validation), round(seconds * 0.8), 1)
         return {"trainer.max_time": (days_of(left), f"{length.time} less the start and the last validation")}
-    minutes = STEPS_WITHOUT_TIME * trial.seconds / 60
-    reason = f"some {minutes:.0f} minutes here; --time 12m or --epochs N says otherwise"
-    return {"trainer.max_steps": (STEPS_WITHOUT_TIME, reason), "trainer.max_epochs": (-1, "the steps end the run")}
+    in_epoch = max(draft.facts.images["train"], int(samples)) / trial.batch
+    epochs = max(1, round(STEPS_WITHOUT_TIME / in_epoch))
+    minutes = epochs * (in_epoch * trial.seconds + validation) / 60
+    steps = f"{epochs * in_epoch:,.0f} steps, some {minutes:.0f} minutes here"
+    return {"trainer.max_epochs": (epochs, f"{steps}; --time 12m or --epochs N says otherwise")}
