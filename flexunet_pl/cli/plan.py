@@ -38,11 +38,19 @@ def run(words: Sequence[str]) -> int:
     if unknown := sorted(request.others.keys() - {"out"}):
         raise UserError(f"plan --{unknown[0]}: is no option{suggestion(unknown[0], OPTIONS)}")
     out = request.others.get("out")
+    if out == "":
+        raise UserError("plan --out: needs the name of a file")
+    if out is not None:
+        _check_free(Path(out))
     source, plan = plan_for(request, project_data(request.data))
     path = Path(f"{source.name}.yaml" if out is None else out)
-    if out is None and path.exists():
-        raise UserError(f"{path}: is there already; name another file with --out")
+    _check_free(path)
     note(*source.notes)
     write_text(path, plan.text(path.absolute().parent, request.given))
     say(*plan.lines(), "", f"written: {path}; train with {PROGRAM} fit --config {path}")
     return 0
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path}: is there already; name another file with --out")

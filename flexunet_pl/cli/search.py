@@ -1,6 +1,7 @@
 """search: find better settings with short runs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flexunet_pl.core.arguments import PROGRAM, with_underscores, without_option
@@ -34,10 +35,13 @@ def run(words: Sequence[str]) -> int:
         return 0
     import optuna  # noqa: F401  a missing one is said at once, not after seconds
 
+    from flexunet_pl.migrate.data_folder import project_data
+    from flexunet_pl.planning.fit import planned_words
+    from flexunet_pl.planning.request import read_request
     from flexunet_pl.training.places import as_options
-    from flexunet_pl.training.search import Search, search
+    from flexunet_pl.training.search import BASE, Search, search
 
-    others = as_options("fit", list(with_underscores(words)))
+    others = list(with_underscores(words))
     options: dict[str, Any] = {}
     for option, (kind, about) in OPTIONS.items():
         if option == "--run_dir":
@@ -45,7 +49,16 @@ def run(words: Sequence[str]) -> int:
         others, text = without_option(others, option)
         if text is not None:
             options[option[2:]] = _converted(option, kind, text, about)
-    search(others, Search(**options))
+    chosen = Search(**options)
+    request = read_request(others)
+    if (
+        request is None or (Path(request.others.get("run_dir", "")) / BASE).is_file()
+    ):  # an earlier search has its config
+        search(as_options("fit", others), chosen)
+        return 0
+    with planned_words(request, project_data(request.data)) as (planned, _):
+        epochs = request.length.epochs
+        search([*planned, *([] if epochs is None else ["--trainer.max_epochs", str(epochs)])], chosen)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Find, pair by stem, read and check image and mask files."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from flexunet_pl.inference import onnx_infer
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 MASK_SUFFIXES = (".png", ".npz", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+NO_MASK = "no mask with the stem"  # how the problem of such an image begins
 SIXTEEN_BIT_RULES = ("full_range", "min_max")
 
 
@@ -74,7 +76,7 @@ def find_pairs(images_dir: Path, masks_dir: Path, mask_suffix: str = "") -> tupl
     lossy = {path.stem.removesuffix(mask_suffix) for path in lossy_masks}
     mask_of = by_stem(files_in(masks_dir, MASK_SUFFIXES), problems, mask_suffix)
     for stem in sorted(image_of.keys() - mask_of.keys() - lossy):
-        what = f"no mask with the stem {stem!r} in {masks_dir}"
+        what = f"{NO_MASK} {stem!r} in {masks_dir}"
         problems.append(Problem(what, image_of[stem], "add it or move the image away"))
     for stem in sorted(mask_of.keys() - image_of.keys()):
         what = f"no image with the stem {stem!r} in {images_dir}"
@@ -141,6 +143,11 @@ def check_pairs(pairs: list[Pair], palette: Palette, rules: ReadingRules) -> tup
             if moved:
                 moved_of[str(pair.mask)] = moved
     return all_problems, moved_of
+
+
+def spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """Return at most ``most`` of the pairs, evenly spread over them."""
+    return list(pairs[:: max(1, -(-len(pairs) // most))])
 
 
 def lossy_mask_problem(path: Path) -> Problem:

@@ -26,6 +26,15 @@ _VARIANT = re.compile(
 )
 
 
+# Names of images that are known to show no defect.
+_GOOD = re.compile(r"(?:^|[_\W])(?:good|free|ok|normal|no_?defect|defect_?free)(?:[_\W\d]|$)", re.IGNORECASE)
+
+
+def is_good_name(stem: str) -> bool:
+    """Return whether a file's name says that the image shows no defect, as ``good_12`` does."""
+    return _GOOD.search(stem) is not None
+
+
 def source_of(stem: str, pattern: str | None = None) -> str:
     """Return the id of the source that a file comes from.
 

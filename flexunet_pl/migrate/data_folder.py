@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.curation.prepare.archives import is_archive, unpacked
 from flexunet_pl.migrate.config_parser import read_config
 from flexunet_pl.migrate.palette import build_palette
 from flexunet_pl.migrate.project import Project
@@ -26,11 +27,13 @@ class ProjectData(NamedTuple):
 def project_data(path: Path) -> ProjectData | None:
     """Return the data of the project whose folder or config ``path`` is; None if it is no project.
 
-    The data are those in the folder itself, else those that its config names.
+    The data are those in the folder itself, else those that its config names. An archive is unpacked first.
 
     Raises:
         UserError: If its config cannot be read, or names folders that do not exist.
     """
+    if is_archive(path):
+        path = unpacked(path)
     file = path if path.name == PROJECT_FILE else path / PROJECT_FILE
     if not file.is_file():
         return None

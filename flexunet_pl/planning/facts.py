@@ -16,7 +16,16 @@ from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
-from flexunet_pl.data.samples import ReadingRules, array_shape, find_pairs, has_sixteen_bits, image_size, read_image
+from flexunet_pl.data.samples import (
+    ReadingRules,
+    array_shape,
+    find_images,
+    find_pairs,
+    has_sixteen_bits,
+    image_size,
+    read_image,
+    spread,
+)
 from flexunet_pl.data.sources import source_of
 from flexunet_pl.planning.orientation import mirrored_classes, surface_direction
 from flexunet_pl.planning.regions import RegionShape, region_shapes
@@ -100,7 +109,8 @@ def facts_of(root: Path, palette: Palette) -> Facts:
     rows = {row.file: row for row in read_manifest(root)} if (root / MANIFEST_FILE).is_file() else {}
     pairs = _pairs(root, "train")
     sources, defective = _defective(root, pairs, rows)
-    chosen = _spread(defective or pairs, MASKS_TO_READ)
+    # Without a manifest only the masks say which images are good.
+    chosen = spread(defective or pairs, MASKS_TO_READ) if rows else pairs
     shapes: dict[int, list[RegionShape]] = {}
     moved = 0
     shown: list[tuple[Pair, set[int]]] = []
@@ -111,7 +121,7 @@ def facts_of(root: Path, palette: Palette) -> Facts:
         shown.append((pair, {shape.index for shape in found}))
         for shape in found:
             shapes.setdefault(shape.index, []).append(shape)
-    images, channels, brightest = _read_some(_spread(pairs, IMAGES_TO_READ))
+    images, channels, brightest = _read_some(spread(pairs, IMAGES_TO_READ))
     if rows:
         of_class = {
             index: {row.group for row in rows.values() if row.split == "train" and row.pixels.get(name)}
@@ -126,7 +136,7 @@ def facts_of(root: Path, palette: Palette) -> Facts:
     return Facts(
         root=root,
         palette=palette,
-        images={split: len(list((root / split / "images").glob("*.*"))) for split in SPLITS if (root / split).is_dir()},
+        images={split: len(find_images(root / split / "images")) for split in SPLITS if (root / split).is_dir()},
         folds=len({row.fold for row in rows.values() if row.fold is not None}),
         sizes=Counter(image_size(pair.image) for pair in pairs),
         channels=channels,
@@ -144,6 +154,8 @@ def facts_of(root: Path, palette: Palette) -> Facts:
 def _pairs(root: Path, split: str) -> list[Pair]:
     pairs, problems = find_pairs(root / split / "images", root / split / "masks")
     raise_problems(problems, f"{root}: ", " in the data set")
+    if not pairs:
+        raise UserError(f"{root / split / 'images'}: no image here has a mask; add images and masks")
     return pairs
 
 
@@ -186,10 +198,3 @@ def _brightest(path: Path) -> int:
         extrema = image.getextrema()
     values = [value for pair in extrema for value in (pair if isinstance(pair, tuple) else (pair,))]
     return int(max(values))
-
-
-def _spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
-    """Return at most ``most`` pairs, evenly spread over the names."""
-    if not pairs:
-        raise UserError("the data set has no training images; check the folder train/images")
-    return list(pairs[:: -(-len(pairs) // most)])

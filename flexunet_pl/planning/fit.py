@@ -1,7 +1,8 @@
 """Plan a training, and train as planned."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from flexunet_pl.core.console import is_first_process, note
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import scratch_folder, write_text
 from flexunet_pl.planning.plan import PLAN_FILE, Plan, make_plan
-from flexunet_pl.planning.request import Request
+from flexunet_pl.planning.request import Request, options_of
 from flexunet_pl.planning.source import Source, source_from
 from flexunet_pl.training.folds import fit_folds
 from flexunet_pl.training.lightning_cli import TrainerCLI
@@ -57,22 +58,12 @@ def fit_planned(
     ):  # Lightning repeats the command for other processes of a run
         words = Path(os.environ[WORDS_FILE]).read_text(encoding="utf-8").split("\0")
         return run_trainer(words, cli)
-    if is_started_from_outside():
-        raise UserError(
-            f"{request.data}: torchrun or SLURM starts several processes, which cannot plan together; first make a "
-            f"config with {PROGRAM} plan {request.data}, then train with {PROGRAM} fit --config FILE"
-        )
-    source, plan = plan_for(request, project)
-    note(*source.notes, "", *plan.lines(), "")
-    with scratch_folder() as folder:
-        config = folder / f"{source.name}.yaml"
-        write_text(config, plan.text(folder, {}))
-        words = _words(config, source, request.words)
+    with planned_words(request, project) as (words, plan), scratch_folder() as folder:
         told = folder / "words"
-        told.write_text("\0".join(words), encoding="utf-8")
+        told.write_text("\0".join(["fit", *words]), encoding="utf-8")
         os.environ[WORDS_FILE] = str(told)
         try:
-            return run_trainer(words, _with_plan(cli, plan, request))
+            return run_trainer(["fit", *words], _with_plan(cli, plan, request))
         finally:
             del os.environ[WORDS_FILE]
 
@@ -83,17 +74,40 @@ def fit_planned_folds(request: Request, project: Project | None) -> None:
     Raises:
         UserError: For a mistake that the user can fix.
     """
+    with planned_words(request, project) as (words, plan):
+        run_dir = fit_folds(words)
+    write_text(run_dir / PLAN_FILE, plan.text(run_dir.absolute(), request.given))
+
+
+@contextlib.contextmanager
+def planned_words(request: Request, project: Project | None) -> Iterator[tuple[list[str], Plan]]:
+    """Plan, say what was found and chosen, and yield the options of fit that train so, and the plan.
+
+    Raises:
+        UserError: For a mistake that the user can fix.
+    """
+    if is_started_from_outside():
+        raise UserError(
+            f"{request.data}: torchrun or SLURM starts several processes, which cannot plan together; first make a "
+            f"config with {PROGRAM} plan {request.data}, then train with {PROGRAM} fit --config FILE"
+        )
     source, plan = plan_for(request, project)
     note(*source.notes, "", *plan.lines(), "")
     with scratch_folder() as folder:
         config = folder / f"{source.name}.yaml"
         write_text(config, plan.text(folder, {}))
-        run_dir = fit_folds(_words(config, source, request.words)[1:])
-    write_text(run_dir / PLAN_FILE, plan.text(run_dir.absolute(), request.given))
+        yield ["--config", str(config), "--data.root", str(source.root), *_without_palette(request.words, source)], plan
 
 
-def _words(config: Path, source: Source, others: Sequence[str]) -> list[str]:
-    return ["fit", "--config", str(config), "--data.root", str(source.root), *others]
+def _without_palette(words: Sequence[str], source: Source) -> list[str]:
+    """Return the words without a palette that became the view's own."""
+    options, _ = options_of(words)
+    return [
+        word
+        for option in options
+        if not (source.is_view and option.name.startswith("data.palette"))
+        for word in option.words
+    ]
 
 
 def _with_plan(cli: type[TrainerCLI], plan: Plan, request: Request) -> type[TrainerCLI]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from flexunet_pl.core.durations import days_of, seconds_of
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.planning.rules import Choice, Draft
+from flexunet_pl.planning.draft import Choice, Draft
 from flexunet_pl.planning.trial import Trial
 from flexunet_pl.training.defaults import TRAINER_VALUES
 from flexunet_pl.training.recipes import PRETRAINED, recipe_of
@@ -80,8 +80,8 @@ def trainer_choices(draft: Draft, length: Length, trial: Trial) -> list[Choice]:
 
 def _validation_seconds(draft: Draft, trial: Trial) -> float:
     """Estimate the time of a validation from that of a training step."""
-    side = draft.values["data.crop_size"]
-    in_step = trial.batch * (side if isinstance(side, int) else draft.working_side) ** 2
+    height, width = draft.training_size
+    in_step = trial.batch * height * width
     sizes = np.array(list(draft.facts.sizes)).prod(axis=1) * draft.scale**2
     typical = float(np.average(sizes, weights=list(draft.facts.sizes.values())))
     images = draft.facts.images.get("valid", 0) or draft.facts.images["train"] / max(draft.facts.folds, 1)
@@ -116,8 +116,10 @@ def _end(draft: Draft, length: Length, trial: Trial, validation: float, samples:
         seconds = seconds_of(length.time)
         left = max(seconds - START_SECONDS - round(validation), round(seconds * 0.8), 1)
         return {"trainer.max_time": (days_of(left), f"{length.time} less the start and the last validation")}
-    in_epoch = max(draft.facts.images["train"], int(samples)) / trial.batch
+    in_step = int(draft.values["data.batch_size"])
+    in_epoch = max(draft.facts.images["train"], int(samples)) / in_step
+    per_step = trial.seconds * in_step / trial.batch
     epochs = max(1, round(STEPS_WITHOUT_TIME / in_epoch))
-    minutes = epochs * (in_epoch * trial.seconds + validation) / 60
+    minutes = epochs * (in_epoch * per_step + validation) / 60
     steps = f"{epochs * in_epoch:,.0f} steps, some {minutes:.0f} minutes here"
     return {"trainer.max_epochs": (epochs, f"{steps}; --time 12m or --epochs N says otherwise")}

@@ -1,8 +1,11 @@
 """What this machine has."""
 
+import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,8 +14,11 @@ from flexunet_pl.training.precision import automatic_precision
 GIBIBYTE = 2**30
 # Where Linux says how much memory the machine, and the container that this process is in, have left.
 MEMORY_INFO = Path("/proc/meminfo")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-CONTAINER_USED = Path("/sys/fs/cgroup/memory.current")
+CONTAINERS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,24 @@ class Machine:
     precision_reason: str
 
 
-def this_machine() -> Machine:
-    """Return what the machine has that this process runs on."""
-    precision, reason = automatic_precision("auto")
-    has_gpu = torch.cuda.is_available()
+def this_machine(trainer: Mapping[str, Any]) -> Machine:
+    """Return what a run may use of the machine that this process runs on.
+
+    Args:
+        trainer: The keys given for the Trainer: accelerator, devices and precision count.
+    """
+    accelerator = str(trainer.get("accelerator") or "auto")
+    devices = trainer.get("devices")
+    processes = devices if isinstance(devices, int) and devices > 1 else 1
+    precision: str
+    precision, reason = automatic_precision(accelerator)
+    if (given := trainer.get("precision")) not in (None, "auto"):
+        precision, reason = str(given), "given"
+    has_gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+    memory = free_memory()
     return Machine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=_free_memory(),
+        memory=memory if memory is None or has_gpu else memory // processes,
         gpu=torch.cuda.get_device_name() if has_gpu else None,
         gpu_memory=int(torch.cuda.mem_get_info()[0]) if has_gpu else 0,
         precision=precision,
@@ -50,16 +67,18 @@ def this_machine() -> Machine:
     )
 
 
-def _free_memory() -> int | None:
+def free_memory(information: Path = MEMORY_INFO, groups: Path = CONTROL_GROUPS) -> int | None:
+    """Return the free bytes of main memory, or of the container; None where the system does not say.
+
+    Files that are only cached count as free.
+    """
     found = []
-    try:
-        lines = MEMORY_INFO.read_text(encoding="ascii").splitlines()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = information.read_text(encoding="ascii").splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        limit, used = (path.read_text(encoding="ascii").strip() for path in (CONTAINER_LIMIT, CONTAINER_USED))
-        found += [int(limit) - int(used)] if limit != "max" else []
-    except (OSError, ValueError):
-        pass
+    for limit, used, statistics, cached in CONTAINERS:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            most, now = (int((groups / name).read_text(encoding="ascii")) for name in (limit, used))
+            lines = (groups / statistics).read_text(encoding="ascii").splitlines()
+            found.append(most - now + sum(int(line.split()[1]) for line in lines if line.startswith(f"{cached} ")))
     return min(found, default=None)

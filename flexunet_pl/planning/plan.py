@@ -9,13 +9,15 @@ from typing import Any
 import yaml
 
 from flexunet_pl.core.console import table
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.nn.networks import network_fields
+from flexunet_pl.planning.draft import Choice, Draft
 from flexunet_pl.planning.facts import Facts, facts_of
 from flexunet_pl.planning.length import Length, trainer_choices
 from flexunet_pl.planning.machine import GIBIBYTE, Machine, this_machine
-from flexunet_pl.planning.rules import Choice, Draft, choose
+from flexunet_pl.planning.rules import choose
 from flexunet_pl.planning.trial import Trial, try_step
 from flexunet_pl.training.student import STUDENTS
 
@@ -57,7 +59,10 @@ class Plan:
             given: Further keys of the user's.
         """
         facts = self.facts
-        root = os.path.relpath(facts.root, folder)
+        try:
+            root = os.path.relpath(facts.root, folder)
+        except ValueError:  # another drive
+            root = str(facts.root.absolute())
         data = [Choice("data.root", root, "")]
         if not (facts.root / PALETTE_FILE).is_file():
             data.append(Choice("data.palette", facts.palette.to_mapping(), "the colours of the masks"))
@@ -92,13 +97,19 @@ def make_plan(root: Path, palette: Palette, length: Length, given: Mapping[str, 
     Raises:
         UserError: If a file of the data set cannot be read, or keys contradict each other.
     """
-    facts, machine = facts_of(root, palette), this_machine()
+    trainer = {key.removeprefix("trainer."): value for key, value in given.items() if key.startswith("trainer.")}
+    facts, machine = facts_of(root, palette), this_machine(trainer)
     draft = Draft(facts, machine, given)
     choices = choose(draft)
-    crop = draft.values["data.crop_size"]
-    side = crop if isinstance(crop, int) else max(32, draft.working_side // 32 * 32)
     batch = int(draft.values["data.batch_size"])
-    trial = try_step(_network(draft), len(palette), int(draft.values["data.channels"]), side, batch, machine)
+    size = draft.training_size
+    trial = try_step(_network(draft), len(palette), int(draft.values["data.channels"]), size, batch, machine)
+    if trial.halved and "data.batch_size" in given:
+        raise UserError(
+            f"data.batch_size={batch}: so many crops of {size[0]}x{size[1]} pixels do not fit into the free memory, "
+            f"{trial.batch} do; give --data.batch_size {trial.batch} and "
+            f"--trainer.accumulate_grad_batches {batch // trial.batch}"
+        )
     ends = trainer_choices(draft, length, trial)
     merged = {choice.key: choice for choice in [*choices, *ends]}
     return Plan(facts, machine, trial, list(merged.values()))

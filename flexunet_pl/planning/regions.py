@@ -19,7 +19,6 @@ class RegionShape:
     Attributes:
         index: Class index.
         area: Number of pixels.
-        side: The longer side of its bounding box.
         width: Its thickness: that of the ellipse of its area and length.
         length: Length of the ellipse of its second moments.
         angle: Direction of its length in radians, counted from the x axis downwards, -pi/2..pi/2.
@@ -27,7 +26,6 @@ class RegionShape:
 
     index: int
     area: int
-    side: int
     width: float
     length: float
     angle: float
@@ -55,7 +53,6 @@ def _shape(index: int, rows: np.ndarray, columns: np.ndarray) -> RegionShape:
     return RegionShape(
         index=index,
         area=area,
-        side=int(max(np.ptp(rows), np.ptp(columns))) + 1,
         width=4 * area / (np.pi * length),
         length=length,
         angle=0.5 * float(np.arctan2(2 * mixed, horizontal - vertical)),

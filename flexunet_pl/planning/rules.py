@@ -1,16 +1,15 @@
 """The rules of a plan: from facts to the value of each key, with the reason and the figure behind it."""
 
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from flexunet_pl.data.datamodule import NO_CROP
-from flexunet_pl.nn.networks import DEFAULT_NETWORK, chosen_network, network_fields
+from flexunet_pl.nn.networks import DEFAULT_NETWORK, network_fields
+from flexunet_pl.planning.draft import Choice, Draft
 from flexunet_pl.planning.facts import LEAST_RANGE, Facts
-from flexunet_pl.planning.machine import GIBIBYTE, Machine
+from flexunet_pl.planning.machine import GIBIBYTE
 from flexunet_pl.planning.orientation import LEAST_COHERENCE
 from flexunet_pl.training.recipes import AUGMENTATION, CROP_STEP, recipe_of
 from flexunet_pl.training.student import STUDENTS
@@ -29,58 +28,6 @@ SMALL_SHARE, SMALL_EPSILON = 0.002, 0.001
 NOISE_SHARE = 0.25
 # Fewer defects do not show how small one can be; a larger region is never taken for noise.
 FEWEST_DEFECTS, LARGEST_NOISE = 30, 100
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The value of a key, and why.
-
-    Attributes:
-        key: Such as ``data.crop_size``.
-        value: What stands in the config; None leaves the default.
-        reason: A sentence with the figure behind it.
-    """
-
-    key: str
-    value: Any
-    reason: str
-
-
-@dataclass
-class Draft:
-    """What is known while keys are chosen one after the other.
-
-    Attributes:
-        facts: Of the data.
-        machine: Where the training runs.
-        given: Keys that the user gives, which stay.
-        values: The value of each key chosen so far.
-    """
-
-    facts: Facts
-    machine: Machine
-    given: Mapping[str, Any]
-    values: MutableMapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def network(self) -> str:
-        """The name of the network."""
-        chosen = {key.removeprefix("model."): value for key, value in self.given.items() if key.startswith("model.")}
-        network = chosen_network(chosen)
-        return network if isinstance(network, str) else str(network.get("name"))
-
-    @property
-    def scale(self) -> float:
-        """Pixels at the working size for each pixel of an image."""
-        side, resize = self.values["data.image_size"], self.values["data.resize"]
-        if resize == "none" or side is None:
-            return 1.0
-        return float(np.max(side)) / self.facts.longest_side
-
-    @property
-    def working_side(self) -> int:
-        """The shorter side of an image at the working size."""
-        return round(self.facts.shortest_side * self.scale)
 
 
 def channels(draft: Draft) -> tuple[Any, str]:
@@ -112,9 +59,12 @@ def resize(draft: Draft) -> tuple[Any, str]:
     sizes, longest = draft.facts.sizes, draft.facts.longest_side
     if len(sizes) == 1:
         return "stretch", "all images have one size, so their aspect is kept"
-    if longest <= 2 * USUAL_SIDE:
+    largest = max(height * width for height, width in sizes)
+    memory = draft.machine.gpu_memory or draft.machine.memory
+    fits = memory is None or largest * BYTES_PER_PIXEL <= MOST_SHARE * memory
+    if longest <= 2 * USUAL_SIDE and fits:
         return "none", f"the images have {len(sizes)} sizes, of {longest} pixels on the longer side"
-    return "letterbox", f"the images have {len(sizes)} sizes and are large, {longest} pixels on the longer side"
+    return "letterbox", f"the images have {len(sizes)} sizes and the largest has {largest:,} pixels"
 
 
 def image_size(draft: Draft) -> tuple[Any, str]:

@@ -7,14 +7,14 @@ from pathlib import Path
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.curation.audit.checks import check_dataset, find_all
 from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING
-from flexunet_pl.curation.prepare.archives import is_archive, unpacked
+from flexunet_pl.curation.prepare.archives import folder_of, is_archive, unpacked
 from flexunet_pl.curation.prepare.detection import is_split, named_palette, palette_note, read_any
 from flexunet_pl.curation.prepare.view import view_of
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.manifest import MANIFEST_FILE, folds_of
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.planning.rules import counted
-from flexunet_pl.training.runs import RUNS
+from flexunet_pl.training.runs import COMMON_NAMES, RUNS
 
 VIEWS = RUNS / "data"  # links to the images of folders that were not prepared
 # Near-duplicates are searched among as many images; more take minutes.
@@ -31,12 +31,14 @@ class Source:
         name: What its runs are called.
         root: Folder with train, valid and perhaps test.
         palette: What class is what.
+        is_view: Whether it stands for another folder, and has a palette of its own.
         notes: What the user should know before training begins, the worst first.
     """
 
     name: str
     root: Path
     palette: Palette
+    is_view: bool
     notes: list[str]
 
 
@@ -62,17 +64,20 @@ def source_from(
     Raises:
         UserError: If there is no such folder, no known layout in it, or its files have problems.
     """
+    was_there = is_archive(path) and folder_of(path).is_dir()
     folder = unpacked(path) if is_archive(path) else path
     if not folder.is_dir():
         raise UserError(f"{path}: this folder does not exist; give the folder of a data set, or an archive of one")
-    name = folder.resolve().name
+    name = folder.resolve().name or "data"
+    name = f"{name}-data" if name in COMMON_NAMES else name
     if _folds(folder) == folds if folds else is_split(folder) or _folds(folder):
         return _prepared(name, folder, palette, colors)
     contents = read_any(folder, palette, colors)
     view = view_of(folder, contents, views, folds)
     layout = f"{path}: {contents.layout}, {len(contents.found)} images, split by source in {view.root}"
+    kept = [f"{path}: {folder} is there already, and is used as it is"] if was_there and folder != path else []
     seen = [] if view.is_new else ["nothing in it has changed since an earlier run"]
-    return Source(name, view.root, Palette.load(view.root / PALETTE_FILE), [layout, *seen, *view.notes])
+    return Source(name, view.root, Palette.load(view.root / PALETTE_FILE), True, [*kept, layout, *seen, *view.notes])
 
 
 def _folds(folder: Path) -> int:
@@ -96,4 +101,4 @@ def _prepared(name: str, root: Path, palette: Palette | None, colors: Mapping[st
     notes += [f"{one.severity}: {replace(one, severity='')}" for one in worst[:MOST_FINDINGS]]
     if len(worst) > MOST_FINDINGS:
         notes.append(f"and {len(worst) - MOST_FINDINGS} more: flexunet audit {root}")
-    return Source(name, root, palette, notes)
+    return Source(name, root, palette, False, notes)

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,11 +11,14 @@ from typing import Any
 
 import torch
 
+from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.memory import keep_freed_memory
 from flexunet_pl.nn.networks import build_network
-from flexunet_pl.planning.machine import Machine
+from flexunet_pl.planning.machine import GIBIBYTE, Machine
 
 STEPS = 3
+# The default network takes some 10,000 bytes for each pixel of a batch; no network takes less than this.
+LEAST_BYTES_PER_PIXEL = 1_000
 FEWEST = 2  # crops, since the statistics of one crop may be those of one pixel
 # Where Linux tells a process its largest resident memory, VmHWM, and what resets that (proc(5), clear_refs).
 PROCESS_STATUS, CLEAR_REFERENCES, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs"), "5"
@@ -42,7 +44,7 @@ class Trial:
 
 
 def try_step(
-    network: Mapping[str, Any], num_classes: int, channels: int, crop: int, batch: int, machine: Machine
+    network: Mapping[str, Any], num_classes: int, channels: int, size: tuple[int, int], batch: int, machine: Machine
 ) -> Trial:
     """Train a network with random weights for a few steps on noise, with as large a part of ``batch`` as fits.
 
@@ -50,24 +52,38 @@ def try_step(
         network: ``name`` and settings of the network.
         num_classes: Output channels K.
         channels: Channels of the image.
-        crop: Side of a crop.
+        size: Height and width of a crop.
         batch: Crops that a step should have.
         machine: Where the training will run.
+
+    Raises:
+        UserError: If not even the smallest batch fits.
     """
     keep_freed_memory()
     halved = 0
+    least = FEWEST * size[0] * size[1] * LEAST_BYTES_PER_PIXEL
+    memory = machine.gpu_memory or machine.memory
+    if memory is not None and least > memory:
+        raise UserError(
+            f"crops of {size[0]}x{size[1]} pixels: two of them need some {least / GIBIBYTE:.0f} GiB, and "
+            f"{memory / GIBIBYTE:.1f} GiB are free; give a smaller --data.crop_size"
+        )
     if machine.gpu is None:
-        few = _run(network, num_classes, channels, crop, FEWEST, machine)
-        while batch > 1 and machine.memory is not None and few.memory * batch > FEWEST * MOST_SHARE * machine.memory:
+        few = _run(network, num_classes, channels, size, FEWEST, machine)
+        each = max(few.memory, least) / FEWEST  # memory that this process had freed before is not seen as used
+        while batch > 1 and machine.memory is not None and each * batch > MOST_SHARE * machine.memory:
             batch, halved = batch // 2, halved + 1
-        found = _run(network, num_classes, channels, crop, batch, machine) if batch > FEWEST else few
-        return Trial(batch, found.seconds, max(found.memory, few.memory * batch // FEWEST), halved)
+        found = _run(network, num_classes, channels, size, batch, machine) if batch > FEWEST else few
+        return Trial(batch, found.seconds, max(found.memory, round(each * batch)), halved)
     while True:
         try:
-            found = _run(network, num_classes, channels, crop, batch, machine)
+            found = _run(network, num_classes, channels, size, batch, machine)
         except torch.OutOfMemoryError:
             if batch == 1:
-                raise
+                raise UserError(
+                    f"a crop of {size[0]}x{size[1]} pixels does not fit into the memory of {machine.gpu}; give "
+                    "a smaller --data.crop_size"
+                ) from None
         else:
             if found.memory <= MOST_SHARE * machine.gpu_memory or batch == 1:
                 return Trial(batch, found.seconds, found.memory, halved)
@@ -75,13 +91,15 @@ def try_step(
         torch.cuda.empty_cache()
 
 
-def _run(network: Mapping[str, Any], num_classes: int, channels: int, crop: int, batch: int, machine: Machine) -> Trial:
+def _run(
+    network: Mapping[str, Any], num_classes: int, channels: int, size: tuple[int, int], batch: int, machine: Machine
+) -> Trial:
     device = torch.device("cpu" if machine.gpu is None else "cuda")
     before = _forgotten_peak(device)
     with _kept_random_state():
         model = build_network({**network, **_without_weights(network)}, num_classes, channels)[0].to(device).train()
         optimizer = torch.optim.AdamW(model.parameters())
-        image = torch.randint(0, 256, (batch, channels, crop, crop), dtype=torch.uint8, device=device)
+        image = torch.randint(0, 256, (batch, channels, *size), dtype=torch.uint8, device=device)
         seconds = []
         for _ in range(STEPS):
             start = time.perf_counter()
@@ -121,6 +139,8 @@ def _peak(device: torch.device) -> int:
         lines = PROCESS_STATUS.read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, ValueError, StopIteration):
+        import resource  # Windows has none
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 

@@ -53,7 +53,10 @@ class EpochLine(Callback):
         is_shown = bar is not None and not getattr(bar, "is_disabled", False) and sys.stdout.isatty()
         if status is None or not trainer.is_global_zero or is_shown:
             return
-        told = ", ".join(f"{name} {value}" for name, value in _told(status, trainer, pl_module).items())
+        known = _told(status, trainer, pl_module)
+        if status.latest is None or status.latest.epoch != trainer.current_epoch + 1:  # scores of an earlier epoch
+            known = {name: value for name, value in known.items() if name == "left"}
+        told = ", ".join(f"{name} {value}" for name, value in known.items())
         console.say(f"Epoch {_counted(trainer.current_epoch, trainer)}{', ' if told else ''}{told}")
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from flexunet_pl.cli.main import main
 from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.manifest import read_manifest
-from flexunet_pl.data.palette import Palette
+from flexunet_pl.planning.draft import Draft
 from flexunet_pl.planning.facts import facts_of
 from flexunet_pl.planning.machine import this_machine
-from flexunet_pl.planning.rules import Draft, choose
+from flexunet_pl.planning.rules import choose
 from flexunet_pl.planning.source import source_from
 from flexunet_pl.training.recipes import PRETRAINED
 from flexunet_pl.training.run_record import read_record
@@ -67,6 +67,15 @@ def test_a_plan_is_never_overwritten_and_faults_are_named(
         (["plan", "nowhere"], "nowhere: this folder does not exist"),
         (["plan", "tile", "--data.crop_sise", "64"], "--data.crop_sise: is no option of fit; did you mean"),
         (["plan", "tile", "--tiem", "12m"], "plan --tiem: is no option"),
+        (["plan", "tile", "--data.batch_size", "0"], "data.batch_size=0 must be at least 1"),
+        (["plan", "tile", "--data.crop_size", "-64"], "data.crop_size=-64 must be at least 1"),
+        (["plan", "tile", "--data.crop_size", "abc"], "data.crop_size='abc' must be a number of pixels, or none"),
+        (["plan", "tile", "--data.image_size", "big"], "data.image_size=big must be"),
+        (["plan", "tile", "other"], "fit tile other: name one folder of data"),
+        (["plan", "tile", "--data.root", "other"], "fit tile other: name one folder of data"),
+        (["plan", "tile", "--time", "12m", "other"], "'other' belongs to no option"),
+        (["plan", "tile", "--out", "tile.yaml"], "tile.yaml: is there already"),
+        (["fit", "tile", "--epochs", "many"], "--epochs many must be a whole number"),
         (["plan"], "give the folder of a data set first"),
         (["plan", "tile", "--time", "12"], "--time 12 must be a number with s, m or h"),
         (["plan", "tile"], "tile: holds no layout"),
@@ -88,6 +97,17 @@ def test_processes_from_outside_need_a_plan_first(
         monkeypatch.setenv(name, value)
     assert main(["fit", "tile"]) == 2
     assert "first make a config with flexunet plan tile" in capsys.readouterr().err
+
+
+def test_a_palette_for_class_folders_is_that_of_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mvtec(tmp_path / "tile", {"crack": 4, "hole": 4}, good=2)
+    colors = {"background": [0, 0, 0], "hole": [0, 0, 255], "crack": [255, 0, 0]}
+    (tmp_path / "mine.yaml").write_text(str(colors))
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "tile", *FEW, "--data.palette", "mine.yaml"]) == 0
+    assert load_yaml(Path("runs/data/tile/palette.yaml").read_text()) == colors
+    config = load_yaml(Path("runs/tile-1/config.yaml").read_text())
+    assert config["data"].get("palette") is None
 
 
 def _one_class(root: Path) -> None:
@@ -157,6 +177,17 @@ def test_folds_of_a_folder_that_has_none(
     assert main(["test", "latest"]) == 0
 
 
+def test_a_search_begins_with_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mvtec(tmp_path / "tile", {"crack": 4}, good=4)
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", "tile", *FEW, "--trials", "1", "--run_dir", "runs/found"]) == 0
+    base = load_yaml(Path("runs/found/base.yaml").read_text())
+    assert base["data"]["crop_size"] == 64
+    assert "train it in full: flexunet fit --config runs/found/best.yaml" in capsys.readouterr().out
+
+
 HAND_WRITTEN = {"mvtec-tile-mini": (128, 8, 0.05), "mvtec-screw-mini": (128, 8, 0.05), "magnetic-tile": (256, 4, 0.001)}
 
 
@@ -171,7 +202,7 @@ def test_real_data_get_what_was_chosen_by_hand_for_them(name: str, shared_dir: P
             shutil.copy(path, write)
     source = source_from(folder, views=tmp_path / "views")
     facts = facts_of(source.root, source.palette)
-    chosen = {choice.key: choice.value for choice in choose(Draft(facts, this_machine(), {}))}
+    chosen = {choice.key: choice.value for choice in choose(Draft(facts, this_machine({}), {}))}
     crop, batch, epsilon = HAND_WRITTEN[name]
     assert (chosen["data.crop_size"], chosen["data.batch_size"]) == (crop, batch)
     log_dice = chosen["model.loss"]["log_dice"]
@@ -179,4 +210,3 @@ def test_real_data_get_what_was_chosen_by_hand_for_them(name: str, shared_dir: P
     turned = chosen["data.augment"].get("right_angle") is not None
     assert turned == (name != "magnetic-tile")
     assert chosen["data.sampler"] == PRETRAINED.data["sampler"]
-    assert isinstance(source.palette, Palette)

@@ -12,6 +12,7 @@ from curation_data import PALETTE, spot, surface, write_image, write_magnets, wr
 from PIL import Image
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.curation.prepare import builder
 from flexunet_pl.curation.prepare.archives import unpacked
 from flexunet_pl.curation.prepare.detection import read_any
 from flexunet_pl.curation.prepare.view import view_of
@@ -130,11 +131,41 @@ def test_a_changed_mask_gets_a_view_of_its_own(tmp_path: Path) -> None:
     first = view_of(folder, read_any(folder), tmp_path / "views")
     other = spot(top=40, left=40).astype(np.uint8) * np.uint8(255)
     write_image(folder / "ground_truth" / "crack" / "000_mask.png", other)
+    write_image(folder / "test" / "good" / "900.png", surface(900))
+    before = {path: path.read_bytes() for path in first.root.rglob("*") if path.is_file()}
     second = view_of(folder, read_any(folder), tmp_path / "views")
     assert second.root == first.root.with_name("tile-2")
+    assert before == {path: path.read_bytes() for path in first.root.rglob("*") if path.is_file()}
     (folder / "test" / "good" / "000.png").unlink()
     third = view_of(folder, read_any(folder), tmp_path / "views")
     assert "good_000" not in {row.name for row in read_manifest(third.root)}
+
+
+def test_colors_that_get_other_names_get_a_view_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    _colored(folder)
+    first = view_of(folder, read_any(folder), tmp_path / "views")
+    for path in (folder / "images" / "crack_1.png", folder / "masks" / "crack_1.png"):
+        path.rename(path.with_stem("dent_9"))
+    names = {"background": [0, 0, 0], "dent": [0, 0, 255], "stain": [255, 255, 0]}
+    Palette.from_mapping(names).save(folder / PALETTE_FILE)
+    second = view_of(folder, read_any(folder), tmp_path / "views")
+    assert second.root != first.root
+    assert Palette.load(second.root / PALETTE_FILE).to_mapping() == names
+
+
+def test_a_view_that_was_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mvtec(tmp_path / "tile", {"crack": 3})
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "write_manifest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            view_of(tmp_path / "tile", read_any(tmp_path / "tile"), tmp_path / "views")
+    assert list((tmp_path / "views").iterdir()) == []
+    assert view_of(tmp_path / "tile", read_any(tmp_path / "tile"), tmp_path / "views").root.name == "tile"
 
 
 def test_two_folders_of_one_name_have_two_views(tmp_path: Path) -> None:
@@ -179,6 +210,18 @@ def test_an_archive_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"torn\.zip: cannot be unpacked .*download it again"):
         unpacked(tmp_path / "torn.zip")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
+def test_good_images_need_no_mask_if_their_names_say_so(tmp_path: Path) -> None:
+    _colored(tmp_path / "parts")
+    write_image(tmp_path / "parts" / "images" / "good_7.png", surface(7))
+    contents = read_any(tmp_path / "parts")
+    assert "images without a mask that are good, as their names say: 1" in contents.notes
+    view = view_of(tmp_path / "parts", contents, tmp_path / "views")
+    assert [row.name for row in read_manifest(view.root) if not row.classes] == ["good_7"]
+    write_image(tmp_path / "parts" / "images" / "crack_9.png", surface(9))
+    with pytest.raises(UserError, match=r"crack_9\.png: no mask with the stem 'crack_9'"):
+        read_any(tmp_path / "parts")
 
 
 def test_the_palette_of_the_folder_counts(tmp_path: Path) -> None:

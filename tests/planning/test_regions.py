@@ -14,12 +14,12 @@ def test_a_bar_has_its_own_width_length_and_direction() -> None:
     mask[30:34, 50:54] = 1
     bar = next(shape for shape in region_shapes(mask, 3) if shape.index == 2)
     # A uniform bar of length 40 has the variance 40²/12, so the ellipse is 4·40/√12 long and 160·4/(π·46.2) wide.
-    assert (bar.area, bar.side) == (160, 40)
+    assert bar.area == 160
     assert bar.length == pytest.approx(4 * 40 / 12**0.5)
     assert bar.width == pytest.approx(160 * 4 / (np.pi * bar.length))
     assert bar.angle == pytest.approx(0)
     square = next(shape for shape in region_shapes(mask, 3) if shape.index == 1)
-    assert (square.area, square.side) == (16, 4)
+    assert square.area == 16
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
@@ -46,7 +46,7 @@ def test_a_surface_has_a_direction_if_all_images_agree() -> None:
 
 def _bars(index: int, angle: float, count: int = 6) -> list[RegionShape]:
     spread = np.linspace(-0.1, 0.1, count)
-    return [RegionShape(index, 100, 30, 4.0, 30.0, angle + float(off)) for off in spread]
+    return [RegionShape(index, 100, 4.0, 30.0, angle + float(off)) for off in spread]
 
 
 @pytest.mark.parametrize(
@@ -69,5 +69,5 @@ def test_classes_that_a_change_exchanges(
 def test_few_or_round_regions_have_no_direction() -> None:
     few = {1: _bars(1, 0.6, count=4), 2: _bars(2, -0.6)}
     assert mirrored_classes(few, "flip") is None
-    round_ones = [RegionShape(1, 100, 12, 10.0, 12.0, 0.6)] * 9
+    round_ones = [RegionShape(1, 100, 10.0, 12.0, 0.6)] * 9
     assert mirrored_classes({1: round_ones, 2: _bars(2, -0.6)}, "flip") is None

@@ -8,11 +8,12 @@ import pytest
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.data.palette import Palette
+from flexunet_pl.planning.draft import Choice, Draft
 from flexunet_pl.planning.facts import Facts
 from flexunet_pl.planning.length import Length, trainer_choices
 from flexunet_pl.planning.machine import GIBIBYTE, Machine
 from flexunet_pl.planning.regions import RegionShape
-from flexunet_pl.planning.rules import Choice, Draft, choose
+from flexunet_pl.planning.rules import choose
 from flexunet_pl.planning.trial import Trial
 from flexunet_pl.training.recipes import AUGMENTATION, PRETRAINED
 
@@ -21,7 +22,7 @@ MACHINE = Machine(2, 20 * GIBIBYTE, None, 0, "32-true", "this CPU has neither AM
 
 
 def region(index: int, width: float = 20.0, length: float = 40.0, angle: float = 0.0) -> RegionShape:
-    return RegionShape(index, round(width * length * 0.785), round(length), width, length, angle)
+    return RegionShape(index, round(width * length * 0.785), width, length, angle)
 
 
 def facts(**changes: Any) -> Facts:
@@ -101,6 +102,11 @@ def test_the_working_size_fits_into_the_memory() -> None:
     assert height / width == pytest.approx(3 / 4, rel=0.1)
 
 
+def test_one_very_large_image_is_not_validated_at_its_own_size() -> None:
+    found = facts(sizes={(600, 800): 20, (6000, 8000): 1})
+    assert values(found)["data.resize"] == "letterbox"
+
+
 def test_small_images_get_small_crops() -> None:
     assert values(facts(sizes={(96, 96): 9}))["data.crop_size"] == 96
     assert values(facts(sizes={(20, 20): 9}))["data.crop_size"] == "none"
@@ -171,6 +177,7 @@ def test_a_batch_that_does_not_fit_is_made_of_smaller_ones() -> None:
     chosen = ends(facts(), Length(), Trial(2, 0.5, 10**9, 2))
     assert chosen["data.batch_size"].value == 2
     assert chosen["trainer.accumulate_grad_batches"].value == 4
+    assert chosen["trainer.max_epochs"].value == 10  # as many steps of 8 crops as with enough memory
 
 
 @pytest.mark.parametrize(
@@ -186,6 +193,6 @@ def test_a_length_that_is_none(length: dict[str, Any], message: str) -> None:
         Length(**length)
 
 
-def test_two_ends_are_one_too_many() -> None:
+def test_time_and_epochs_together_are_refused() -> None:
     with pytest.raises(UserError, match=r"--time and --trainer\.max_epochs both end a run"):
         ends(facts(), Length(time="12m"), Trial(8, 0.5, 10**9, 0), {"trainer.max_epochs": 3})

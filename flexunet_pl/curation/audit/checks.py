@@ -22,13 +22,11 @@ from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE, Row, read_manifest
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.samples import find_pairs
-from flexunet_pl.data.sources import source_of
+from flexunet_pl.data.sources import is_good_name, source_of
 
 WORKERS = 2
 # The split of a folder that has images and masks but no train, valid and test.
 ALL = "all"
-# Names of images that are known to show no defect.
-GOOD_NAME = re.compile(r"(?:^|[_\W])(?:good|free|ok|normal|no_?defect|defect_?free)(?:[_\W\d]|$)", re.IGNORECASE)
 FEWEST_SOURCES = 3
 
 
@@ -189,7 +187,7 @@ def _check_masks(items: Sequence[Inspection], rows: Mapping[str, Row], palette: 
         if not item.pixels or item.areas:
             continue
         row = rows.get(item.file)
-        known_good = GOOD_NAME.search(item.name) is not None if row is None else not row.classes
+        known_good = is_good_name(item.name) if row is None else not row.classes
         named = next((label for label in palette.names[1:] if _has_word(item.name, label)), None)
         if known_good and named is None:
             expected.append(item.mask)

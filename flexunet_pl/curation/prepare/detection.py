@@ -2,29 +2,30 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.types import Pair, raise_problems
+from flexunet_pl.core.types import Pair, Problem, raise_problems
 from flexunet_pl.curation.palette_detection import check_class_name, grown_palette, infer_palette
 from flexunet_pl.curation.prepare.class_folders import USUAL_MASK_SUFFIXES, read_folders
 from flexunet_pl.curation.prepare.readers import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
+    SPLIT_NAMES,
     Found,
     Reading,
     read_mvtec,
     read_pairs,
     subfolders,
+    unique,
 )
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
-from flexunet_pl.data.samples import IMAGE_SUFFIXES, MASK_SUFFIXES, files_in
-from flexunet_pl.data.sources import source_of
+from flexunet_pl.data.samples import IMAGE_SUFFIXES, MASK_SUFFIXES, NO_MASK, files_in, spread
+from flexunet_pl.data.sources import is_good_name, source_of
 
 GROUPS_FILE = "groups.csv"
 # Colours that cover areas in these masks are the classes; more masks seldom show another one.
@@ -45,6 +46,7 @@ class Contents:
         layout: How it is laid out, in words.
         found: The images.
         palette_of: Makes the palette from that of an earlier run, if any.
+        has_colors: Whether masks show the colours of the palette, which then can't be chosen.
         groups: A CSV that says which images belong together, if there is one.
         notes: What was assumed, a line each.
     """
@@ -52,6 +54,7 @@ class Contents:
     layout: str
     found: list[Found]
     palette_of: Callable[[Palette | None], Palette]
+    has_colors: bool = False
     groups: Path | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -73,20 +76,20 @@ def read_any(src: Path, palette: Palette | None = None, colors: Mapping[str, Seq
         UserError: If it has none of the layouts, or its files have problems; the message lists them.
     """
     if (src / "test").is_dir() and (src / "ground_truth").is_dir():
-        return _labelled("MVTec AD", src, read_mvtec(src), [])
+        return _labelled("MVTec AD", src, read_mvtec(src), palette, [])
     if _holds(src, IMAGE_FOLDERS) and _holds(src, MASK_FOLDERS):
         return _colored("images and masks", src, palette, colors)
     folders = subfolders(src)
     if len(folders) == 1 and not files_in(src, IMAGE_SUFFIXES):  # an archive often holds one folder
         return read_any(folders[0], palette, colors)
     if any(_holds(folder, IMAGE_FOLDERS) and _holds(folder, MASK_FOLDERS) for folder in folders) and any(
-        folder.name.lower().startswith("train") for folder in folders
+        folder.name.lower() in SPLIT_NAMES for folder in folders
     ):
         return _colored("splits with images and masks", src, palette, colors)
     if any((folder / "test").is_dir() and (folder / "ground_truth").is_dir() for folder in folders):
-        return _labelled("several categories of MVTec AD", src, read_mvtec(src), [])
+        return _labelled("several categories of MVTec AD", src, read_mvtec(src), palette, [])
     if len(folders) > 1 and any(_has_images(folder) for folder in folders):
-        return _class_folders(src, folders)
+        return _class_folders(src, folders, palette)
     raise UserError(f"{src}: holds no layout of images and masks that is known; it should hold {LAYOUTS}")
 
 
@@ -98,18 +101,26 @@ def _has_images(folder: Path) -> bool:
     return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
 
 
-def _labelled(layout: str, src: Path, reading: Reading, notes: list[str]) -> Contents:
+def _labelled(layout: str, src: Path, reading: Reading, palette: Palette | None, notes: list[str]) -> Contents:
     """Return images whose folders name the class."""
     found, problems = reading
     raise_problems(problems, f"{src}: ")
     labels = sorted({item.label for item in found if item.label})
+    if not labels:
+        raise UserError(f"{src}: {layout}, but no image shows a defect; add images with defects and their masks")
     for label in labels:
         check_class_name(label, src)
     groups = src / GROUPS_FILE
-    return Contents(layout, found, partial(grown_palette, labels), groups if groups.is_file() else None, notes)
+    return Contents(
+        layout,
+        found,
+        lambda before: grown_palette(labels, before or palette),
+        groups=groups if groups.is_file() else None,
+        notes=notes,
+    )
 
 
-def _class_folders(src: Path, folders: Sequence[Path]) -> Contents:
+def _class_folders(src: Path, folders: Sequence[Path], palette: Palette | None) -> Contents:
     """Read class folders, with whichever ending of mask names leaves no file without partner."""
     starts = {re.match(r"[^\W_]*[_-](?=.)|", folder.name)[0] for folder in folders}  # type: ignore[index]  # it always fits
     prefix = starts.pop() if len(starts) == 1 else ""
@@ -122,14 +133,17 @@ def _class_folders(src: Path, folders: Sequence[Path]) -> Contents:
                 break
     if prefix:
         notes.append(f"{src}: {prefix} is taken off the names of the folders")
-    return _labelled("a folder for each class", src, (found, problems), notes)
+    return _labelled("a folder for each class", src, (found, problems), palette, notes)
 
 
 def _colored(layout: str, src: Path, palette: Palette | None, colors: Mapping[str, Sequence[int]] | None) -> Contents:
     """Return images whose masks have a colour for each class."""
     found, problems = read_pairs(src, _mask_suffix(src))
+    good = [good for problem in problems if (good := _good_without_mask(src, problem)) is not None]
+    raise_problems([problem for problem in problems if _good_without_mask(src, problem) is None], f"{src}: ")
+    found, problems = unique([*found, *good], [])
     raise_problems(problems, f"{src}: ")
-    notes = []
+    notes = [f"images without a mask that are good, as their names say: {len(good)}"] if good else []
     if palette is None and (src / PALETTE_FILE).is_file():
         palette = Palette.load(src / PALETTE_FILE)
     if palette is None:
@@ -142,23 +156,34 @@ def _colored(layout: str, src: Path, palette: Palette | None, colors: Mapping[st
         layout,
         found,
         lambda before: grown_palette(chosen.names, before or chosen),
-        groups if groups.is_file() else None,
-        notes,
+        has_colors=True,
+        groups=groups if groups.is_file() else None,
+        notes=notes,
     )
+
+
+def _good_without_mask(src: Path, problem: Problem) -> Found | None:
+    """Return the image that a problem of pairing is about, if only its mask is missing and its name says it is good."""
+    image = None if problem.file is None else Path(problem.file)
+    if image is None or not problem.what.startswith(NO_MASK) or not is_good_name(image.stem):
+        return None
+    inside = [part.lower() for part in image.relative_to(src).parts]
+    split = next((SPLIT_NAMES[part] for part in inside if part in SPLIT_NAMES), None)
+    return Found(image.stem, image.relative_to(src).as_posix(), image, None, None, source_of(image.stem), split)
 
 
 def _mask_suffix(src: Path) -> str:
-    """Return the ending that all mask names of ``src/masks`` have and the images lack, empty if there is none."""
-    inside = {folder.name.lower(): folder for folder in subfolders(src)}
-    images, masks = (
-        next((inside[name] for name in names if name in inside), None) for names in (IMAGE_FOLDERS, MASK_FOLDERS)
-    )
-    if images is None or masks is None:
-        return ""
-    stems = {path.stem for path in files_in(images, IMAGE_SUFFIXES)}
-    of_masks = [path.stem for path in files_in(masks, MASK_SUFFIXES)]
+    """Return the ending that all names of masks have and those of images lack, empty if there is none."""
+    images: set[str] = set()
+    masks: list[str] = []
+    for folder in (src, *subfolders(src)):
+        for part in subfolders(folder):
+            if part.name.lower() in IMAGE_FOLDERS:
+                images |= {path.stem for path in files_in(part, IMAGE_SUFFIXES)}
+            elif part.name.lower() in MASK_FOLDERS:
+                masks += [path.stem for path in files_in(part, MASK_SUFFIXES)]
     for ending in USUAL_MASK_SUFFIXES:
-        if of_masks and all(one.endswith(ending) and one.removesuffix(ending) in stems for one in of_masks):
+        if masks and all(name.endswith(ending) and name.removesuffix(ending) in images for name in masks):
             return ending
     return ""
 
@@ -173,7 +198,7 @@ def named_palette(pairs: Sequence[Pair], known: Mapping[str, Sequence[int]] | No
     Raises:
         UserError: If the masks show fewer than two such colours.
     """
-    chosen = _spread(pairs, MASKS_TO_LOOK_AT)
+    chosen = spread(pairs, MASKS_TO_LOOK_AT)
     palette = infer_palette([pair.mask for pair in chosen])
     if len(palette) == 2 and set(palette.colors) <= {(0, 0, 0), (255, 255, 255)}:
         return replace(palette, names=(palette.names[0], "defect"))
@@ -216,10 +241,3 @@ def _names_in_files(pairs: Sequence[Pair], palette: Palette) -> dict[int, str]:
         if re.fullmatch(r"[A-Za-z][\w-]*", word) and count >= LEAST_NAMED * counts.total():
             found[index] = word
     return {index: word for index, word in found.items() if list(found.values()).count(word) == 1}
-
-
-def _spread(pairs: Iterable[Pair], most: int) -> list[Pair]:
-    """Return at most ``most`` pairs, evenly spread over the names."""
-    ordered = list(pairs)
-    step = max(1, -(-len(ordered) // most))
-    return ordered[::step]

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.files import write_json
+from flexunet_pl.core.files import atomic_folder, write_json
 from flexunet_pl.curation.prepare.builder import Outcome, build
 from flexunet_pl.curation.prepare.detection import Contents
 from flexunet_pl.curation.prepare.messages import notes_of
 from flexunet_pl.curation.prepare.options import Settings
-from flexunet_pl.data.layout import SPLITS
+from flexunet_pl.data.layout import PALETTE_FILE, SPLITS
 from flexunet_pl.data.manifest import MANIFEST_FILE
+from flexunet_pl.data.palette import Palette
 
 ORIGIN_FILE = "origin.json"
 MOST_VIEWS = 1_000
@@ -50,20 +51,50 @@ def view_of(src: Path, contents: Contents, views: Path, folds: int = 0) -> View:
     Raises:
         UserError: If a file has a problem, or a view cannot be written.
     """
-    listing = _listing(src, contents)
+    files = _files(contents)
+    palette = contents.palette_of(None).to_mapping()
     for root, origin in _candidates(src, views, folds):
-        if origin is not None and origin.get("listing") == listing and (root / MANIFEST_FILE).is_file():
+        if origin is None:
+            notes = _make(root, contents, folds)
+            if notes is None:
+                return view_of(src, contents, views, folds)  # another process was faster
+        elif origin["files"] == files and (root / MANIFEST_FILE).is_file():
             return View(root, [str(note) for note in origin["notes"]], is_new=False)
-        try:
-            outcome = _build(root, contents, folds, update=origin is not None)
-        except UserError:
-            if origin is None:
-                raise
-            continue  # files have changed or gone, so this needs a view of its own
-        notes = [*contents.notes, *notes_of(root, outcome)]
-        write_json(root / ORIGIN_FILE, {"folder": str(src.resolve()), "listing": listing, "notes": notes})
+        elif not _has_only_grown(origin["files"], files) or (contents.has_colors and not _fits(root, palette)):
+            continue  # files have changed or gone, or colours mean other things, so this needs a view of its own
+        else:
+            notes = [*contents.notes, *notes_of(root, _build(root, contents, folds, update=True))]
+        write_json(root / ORIGIN_FILE, {"folder": str(src.resolve()), "files": files, "notes": notes})
         return View(root, notes, is_new=True)
     raise UserError(f"{views}: holds {MOST_VIEWS} views of this folder; move some away")
+
+
+def _make(root: Path, contents: Contents, folds: int) -> list[str] | None:
+    """Build a view beside its place, and move it there when it is whole; return its notes, None if one is there."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(root) as temporary:
+        inside = temporary / root.name
+        try:
+            outcome = _build(inside, contents, folds, update=False)
+        except UserError as error:
+            raise UserError(str(error).replace(str(inside), str(root))) from error
+        try:
+            inside.rename(root)
+        except OSError:
+            if root.is_dir():
+                return None
+            raise
+    return [*contents.notes, *notes_of(root, outcome)]
+
+
+def _has_only_grown(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    return before.items() <= now.items()
+
+
+def _fits(root: Path, palette: Mapping[str, Sequence[int]]) -> bool:
+    """Return whether a view reads colours as this palette does."""
+    before = Palette.load(root / PALETTE_FILE).to_mapping()
+    return all(before.get(name) == list(color) for name, color in palette.items())
 
 
 def _build(root: Path, contents: Contents, folds: int, *, update: bool) -> Outcome:
@@ -95,22 +126,20 @@ def _candidates(src: Path, views: Path, folds: int) -> list[tuple[Path, dict[str
             continue
         if (
             isinstance(origin, dict)
-            and isinstance(origin.get("notes"), list)
+            and {"notes", "files"} <= origin.keys()
             and origin.get("folder") == str(src.resolve())
         ):
             found.append((root, origin))
     return found
 
 
-def _listing(src: Path, contents: Contents) -> str:
-    """Return a digest of names, sizes and times of all files, and of what is in other files of the folder."""
-    lines = []
+def _files(contents: Contents) -> dict[str, str]:
+    """Return for each image what it is and the sizes and times of its files; and the groups, under an empty name."""
+    found = {}
     for item in contents.found:
-        for path in (item.image, item.mask):
-            if path is not None:
-                status = path.stat()
-                lines.append(f"{os.path.relpath(path, src)} {status.st_size} {status.st_mtime_ns}")
-        lines.append(f"{item.name} {item.label} {item.source} {item.split}")
-    lines.append(json.dumps(contents.palette_of(None).to_mapping()))
-    lines.append("" if contents.groups is None else contents.groups.read_text(encoding="utf-8", errors="replace"))
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+        statuses = [path.stat() for path in (item.image, item.mask) if path is not None]
+        parts = [f"{status.st_size} {status.st_mtime_ns}" for status in statuses]
+        found[item.name] = " ".join([*parts, item.origin, str(item.label), item.source, str(item.split)])
+    if contents.groups is not None:
+        found[""] = hashlib.sha256(contents.groups.read_bytes()).hexdigest()
+    return found
