@@ -17,6 +17,8 @@ STEPS_WITHOUT_TIME = 2_000
 START_SECONDS = 15
 # Validation takes at most this share of an epoch, while a run has at least this many epochs.
 MOST_VALIDATION, FEWEST_EPOCHS, FEWEST_LONG_EPOCHS = 0.15, 5, 2
+# The share of the time above which a validation goes without test-time augmentation, and what training gets at least.
+LONG_VALIDATION, LEAST_TRAINING = 0.2, 0.5
 # A prediction costs this share of a training step of as many pixels.
 PREDICTION_COST = 1 / 3
 SHORTEST_EPOCH = 200  # samples
@@ -61,6 +63,11 @@ def trainer_choices(draft: Draft, length: Length, trial: Trial) -> list[Choice]:
         steps = wanted // trial.batch
         chosen["trainer.accumulate_grad_batches"] = steps, f"{steps} batches of {trial.batch} make a step of {wanted}"
     validation = _validation_seconds(draft, trial)
+    if length.time is not None and draft.values["model.tta"] and "model.tta" not in draft.given:
+        share = validation / seconds_of(length.time)
+        if share > LONG_VALIDATION:
+            chosen["model.tta"] = False, f"a validation would take {share:.0%} of the time, which this halves"
+            validation /= 2
     chosen["data.min_samples_per_epoch"] = _samples(draft, length, trial, validation)
     samples = draft.given.get("data.min_samples_per_epoch", chosen["data.min_samples_per_epoch"][0])
     chosen |= _end(draft, length, trial, validation, samples)
@@ -114,7 +121,7 @@ def _end(draft: Draft, length: Length, trial: Trial, validation: float, samples:
         return {"trainer.max_epochs": (length.epochs, "given")}
     if length.time is not None:
         seconds = seconds_of(length.time)
-        left = max(seconds - START_SECONDS - round(validation), round(seconds * 0.8), 1)
+        left = max(seconds - START_SECONDS - round(validation), round(seconds * LEAST_TRAINING), 1)
         return {"trainer.max_time": (days_of(left), f"{length.time} less the start and the last validation")}
     in_step = int(draft.values["data.batch_size"])
     in_epoch = max(draft.facts.images["train"], int(samples)) / in_step

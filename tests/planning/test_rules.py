@@ -173,6 +173,16 @@ def test_a_long_validation_takes_place_less_often() -> None:
     assert chosen["data.min_samples_per_epoch"].value == pytest.approx(28_444, rel=0.01)
 
 
+def test_a_validation_of_much_of_the_time_goes_without_tta() -> None:
+    many = facts(images={"train": 1_600, "valid": 400})
+    chosen = ends(many, Length(time="12m"), Trial(8, 0.5, 10**9, 0))
+    assert chosen["model.tta"].value is False
+    assert chosen["model.tta"].reason == "a validation would take 37% of the time, which this halves"
+    # 12 minutes less 15 s and a validation of 133 s.
+    assert chosen["trainer.max_time"].value == "00:00:09:32"
+    assert "model.tta" not in ends(many, Length(time="2h"), Trial(8, 0.5, 10**9, 0))
+
+
 def test_a_batch_that_does_not_fit_is_made_of_smaller_ones() -> None:
     chosen = ends(facts(), Length(), Trial(2, 0.5, 10**9, 2))
     assert chosen["data.batch_size"].value == 2
