@@ -99,6 +99,7 @@ def test_processes_from_outside_need_a_plan_first(
     assert "first make a config with flexunet plan tile" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_palette_for_class_folders_is_that_of_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mvtec(tmp_path / "tile", {"crack": 4, "hole": 4}, good=2)
     colors = {"background": [0, 0, 0], "hole": [0, 0, 255], "crack": [255, 0, 0]}
@@ -163,6 +164,7 @@ def test_two_processes_train_by_one_plan(tmp_path: Path, run_command: Run) -> No
     assert not (tmp_path / "runs" / "tile-2").exists()
 
 
+@pytest.mark.full
 def test_folds_of_a_folder_that_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +179,7 @@ def test_folds_of_a_folder_that_has_none(
     assert main(["test", "latest"]) == 0
 
 
+@pytest.mark.full
 def test_a_search_begins_with_a_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +194,9 @@ def test_a_search_begins_with_a_plan(
 HAND_WRITTEN = {"mvtec-tile-mini": (128, 8, 0.05), "mvtec-screw-mini": (128, 8, 0.05), "magnetic-tile": (256, 4, 0.001)}
 
 
-@pytest.mark.parametrize("name", HAND_WRITTEN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if "tile-mini" in name else pytest.mark.full) for name in HAND_WRITTEN]
+)
 def test_real_data_get_what_was_chosen_by_hand_for_them(name: str, shared_dir: Path, tmp_path: Path) -> None:
     folder = shared_dir / "data" / name
     if name == "magnetic-tile":  # a part is enough, and quicker
