@@ -19,7 +19,7 @@ from flexunet_pl.training.lightning_cli import run as run_trainer
 from flexunet_pl.training.runs import is_started_from_outside
 
 Project = tuple[Path, Mapping[str, Sequence[int]]]
-# Where the first process of a run tells the others the words that it trains with, one a line.
+# Names the file in which the first process of a run leaves the words that it trains with, between zero bytes.
 WORDS_FILE = "FLEXUNET_PLANNED_WORDS"
 
 
@@ -53,15 +53,14 @@ def fit_planned(
     Raises:
         UserError: For a mistake that the user can fix.
     """
-    if (
-        not is_first_process() and WORDS_FILE in os.environ
-    ):  # Lightning repeats the command for other processes of a run
+    # Lightning repeats the command for the other processes of a run, which train by the plan of the first.
+    if not is_first_process() and WORDS_FILE in os.environ:
         words = Path(os.environ[WORDS_FILE]).read_text(encoding="utf-8").split("\0")
         return run_trainer(words, cli)
     with planned_words(request, project) as (words, plan), scratch_folder() as folder:
-        told = folder / "words"
-        told.write_text("\0".join(["fit", *words]), encoding="utf-8")
-        os.environ[WORDS_FILE] = str(told)
+        file = folder / "words"
+        file.write_text("\0".join(["fit", *words]), encoding="utf-8")
+        os.environ[WORDS_FILE] = str(file)
         try:
             return run_trainer(["fit", *words], _with_plan(cli, plan, request))
         finally:

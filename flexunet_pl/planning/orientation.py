@@ -46,7 +46,7 @@ def mirrored_classes(shapes: Mapping[int, Sequence[RegionShape]], change: str) -
     for one, first in angles.items():
         changed = -first if change == "flip" else first + np.pi / 2
         for other, second in angles.items():
-            if one < other and _apart(first, second) > SAME_DIRECTION >= _apart(changed, second):
+            if _apart(first, second) > SAME_DIRECTION >= _apart(changed, second):
                 return one, other
     return None
 

@@ -1,7 +1,7 @@
 """Make a data set ready to train with, whatever its form, and say what is wrong with it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flexunet_pl.core.errors import UserError
@@ -98,7 +98,7 @@ def _prepared(name: str, root: Path, palette: Palette | None, colors: Mapping[st
     )
     counts = ", ".join(counted(found.count(severity), severity) for severity in SEVERITIES)
     notes.append(f"{root}: {len(found.items)} images audited: {counts}")
-    notes += [f"{one.severity}: {replace(one, severity='')}" for one in worst[:MOST_FINDINGS]]
+    notes += [f"{one.severity}: {one}" for one in worst[:MOST_FINDINGS]]
     if len(worst) > MOST_FINDINGS:
         notes.append(f"and {len(worst) - MOST_FINDINGS} more: flexunet audit {root}")
     return Source(name, root, palette, False, notes)

@@ -58,10 +58,12 @@ def view_of(src: Path, contents: Contents, views: Path, folds: int = 0) -> View:
             notes = _make(root, contents, folds)
             if notes is None:
                 return view_of(src, contents, views, folds)  # another process was faster
+        elif contents.has_colors and not _fits(root, palette):
+            continue  # colours mean other things now, so this needs a view of its own
         elif origin["files"] == files and (root / MANIFEST_FILE).is_file():
             return View(root, [str(note) for note in origin["notes"]], is_new=False)
-        elif not _has_only_grown(origin["files"], files) or (contents.has_colors and not _fits(root, palette)):
-            continue  # files have changed or gone, or colours mean other things, so this needs a view of its own
+        elif not _has_only_grown(origin["files"], files):
+            continue  # files have changed or gone
         else:
             notes = [*contents.notes, *notes_of(root, _build(root, contents, folds, update=True))]
         write_json(root / ORIGIN_FILE, {"folder": str(src.resolve()), "files": files, "notes": notes})
