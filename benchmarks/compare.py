@@ -4,7 +4,8 @@
 
 PATH holds mvtec-tile-mini, magnetic-tile, mvtec-wood-mini and mvtec-screw-mini. Every engine trains on the same images,
 predicts the same held-out images, and one scorer compares the masks with the truth at the images' own size. The recipes
-of the package come from a plan, see benchmarks/plans/compare.yaml; the competitors are those of ``COMPETITORS``.
+of the package come from a plan, see benchmarks/plans/compare.yaml; the others are those of ``COMPETITORS``, of which
+``planned`` is the package without a recipe.
 
 nnU-Net runs in an environment of its own:
 
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from comparison_engines import Engine, Job, NnUnet, Recipe, SmpUnet
+from comparison_engines import Engine, Job, NnUnet, Planned, Recipe, SmpUnet
 from comparison_scores import Scores, mean_known, score
 from comparison_sets import SETS, prepared_split
 from quality import chosen, environment, runs_of
@@ -38,6 +39,7 @@ from flexunet_pl.core.files import write_json, write_text
 
 PLAN = Path(__file__).parent / "plans" / "compare.yaml"
 COMPETITORS: dict[str, Engine] = {
+    "planned": Planned(),
     "smp-resnet34": SmpUnet("resnet34"),
     "smp-lite0": SmpUnet("tu-tf_efficientnet_lite0", "imagenet"),
 }

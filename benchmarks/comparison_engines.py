@@ -122,6 +122,36 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """``fit DATA --time``: a recipe that the package plans by itself, then ``predict`` with the last checkpoint."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return that nothing is chosen."""
+        return {"recipe": "planned"}
+
+    def commands(self, job: Job, masks: Path) -> list[list[str]]:
+        """Return the words of ``fit`` and of ``predict``."""
+        time_of_run = f"{round(job.minutes * 60)}s"
+        fit = ["fit", str(job.data), "--time", time_of_run, "--run_dir", str(job.folder)]
+        fit += ["--seed_everything", str(job.seed), "--trainer.enable_progress_bar", "false"]
+        run = ["predict", str(job.folder), str(job.data / "valid" / "images"), "--ckpt_path", "last"]
+        return [fit, [*run, "--out", str(masks)]]
+
+    def train(self, job: Job) -> Training:
+        """Plan and train in one process, both of which the clock sees; see :class:`Engine`."""
+        started = time.time()
+        if not (job.folder / CLOCK).is_file():
+            flexunet(self.commands(job, job.folder)[0])
+            training = Training(steps_of(job.folder), time.time() - started, {})
+            write_json(job.folder / CLOCK, asdict(training))
+        return Training(**json.loads((job.folder / CLOCK).read_text()))
+
+    def predict(self, job: Job, masks: Path) -> None:
+        """Predict; see :class:`Engine`."""
+        flexunet(self.commands(job, masks)[1])
+
+
+@dataclass(frozen=True)
 class SmpUnet:
     """A U-Net of segmentation-models-pytorch in the loop of its examples, see smp_loop.py."""
 

@@ -14,7 +14,7 @@ import comparison_sets
 import numpy as np
 import pytest
 import yaml
-from comparison_engines import Job, NnUnet, Recipe, SmpUnet, Training, write_nnunet_dataset
+from comparison_engines import Job, NnUnet, Planned, Recipe, SmpUnet, Training, write_nnunet_dataset
 from comparison_scores import Scores, score
 from conftest import ROOT
 from PIL import Image
@@ -58,14 +58,14 @@ def job(data: Path, folder: Path, minutes: float = 12, reserve: float = 30) -> J
 
 def test_the_engines_are_the_recipes_of_the_plan_and_the_competitors() -> None:
     engines = compare.engines_of(PLAN, None, Path("python"))
-    assert list(engines) == ["ours", "flexunet", "original", "smp-resnet34", "smp-lite0", "nnunet"]
+    assert list(engines) == ["ours", "flexunet", "original", "planned", "smp-resnet34", "smp-lite0", "nnunet"]
     assert list(compare.engines_of(PLAN, ["original", "smp-lite0"], None)) == ["original", "smp-lite0"]
 
 
 @pytest.mark.parametrize(
     ("plan", "only", "said"),
     [
-        (PLAN, None, r"--nnunet_python is not given; .* nnunetv2==2\.8\.1.*: --only ours flexunet original smp-res"),
+        (PLAN, None, r"--nnunet_python is not given; .* nnunetv2==2\.8\.1.*: --only ours flexunet original planned"),
         (PLAN, ["unet"], "--only unet: choose from ours, flexunet, "),
         ({"minutes": 1, "runs": {"nnunet": {"config": "x.yaml"}}}, None, "names a run 'nnunet'"),
         ({"minutes": 1, "runs": {}, "seeds": [1]}, None, "the plan has the key 'seeds'"),
@@ -94,6 +94,15 @@ def test_a_recipe_trains_for_the_time_less_start_and_validation_and_predicts_the
     assert options["--run_dir"] == str(tmp_path)
     with pytest.raises(UserError, match=r"--minutes 0\.5: 30 s go for start"):
         engine.commands(job(Path("data"), tmp_path, minutes=0.5), tmp_path)
+
+
+def test_a_planned_run_has_all_of_the_time_and_no_recipe(tmp_path: Path) -> None:
+    fit, predict = Planned().commands(job(Path("data"), tmp_path, minutes=3), tmp_path / "masks")
+    assert fit[:4] == ["fit", "data", "--time", "180s"]
+    assert fit[fit.index("--seed_everything") + 1] == "2"
+    assert not {"--config", "--ckpt_path"} & {*fit}
+    assert predict[:3] == ["predict", str(tmp_path), str(Path("data") / "valid" / "images")]
+    assert predict[predict.index("--ckpt_path") + 1] == "last"
 
 
 def test_magnets_train_at_their_own_scale_and_the_other_sets_alike() -> None:
