@@ -96,7 +96,8 @@ class Run:
     Attributes:
         run_dir: The run folder, with config, checkpoints and curves; :func:`load_model` takes it.
         best_checkpoint: The best checkpoint by validation, or None if the run wrote none.
-        scores: Losses and scores of the last epoch by name, such as ``val/loss``.
+        scores: Losses and scores of the last epoch by name, such as ``val/loss``; with ``folds``, the means of the
+            out-of-fold scores, such as ``mean_foreground_dice``.
     """
 
     run_dir: Path
@@ -119,9 +120,10 @@ def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: An
     """
     from flexunet_pl.curation.prepare.archives import is_archive
     from flexunet_pl.migrate.data_folder import project_data
-    from flexunet_pl.planning.fit import fit_planned
+    from flexunet_pl.planning.fit import fit_planned, fit_planned_folds
     from flexunet_pl.planning.request import read_request, without_length
     from flexunet_pl.training import lightning_cli
+    from flexunet_pl.training.folds import Folds, fit_folds
 
     class FitCLI(lightning_cli.TrainerCLI):
         def parse_arguments(self, *arguments: Any) -> None:
@@ -133,8 +135,6 @@ def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: An
                 raise UserError(messages.getvalue().strip().removeprefix("error: ")) from stop
             sys.stderr.write(messages.getvalue())
 
-    if "folds" in overrides:
-        raise UserError("folds: an ensemble is trained on the command line alone: flexunet fit DATA --folds 5")
     files = [] if config is None else [config] if isinstance(config, str | Path) else list(config)
     options = list(_options(overrides))
     if len(files) == 1 and (Path(files[0]).is_dir() or is_archive(Path(files[0]))):
@@ -143,13 +143,26 @@ def fit(config: str | Path | Sequence[str | Path] | None = None, **overrides: An
         words = options
     request = None if files else read_request(words)
     if request is None:
-        words = ["fit", *(f"--config={file}" for file in files), *without_length(words)]
-        cli = lightning_cli.run(words, FitCLI)
+        words = [*(f"--config={file}" for file in files), *without_length(words)]
+    if "folds" in overrides:
+        run_dir = (
+            fit_folds(words, FitCLI)
+            if request is None
+            else fit_planned_folds(request, project_data(request.data), FitCLI)
+        )
+        return Run(run_dir, checkpoint_file(run_dir, "best"), _numbers(Folds.read(run_dir).out_of_fold or {}))
+    if request is None:
+        cli = lightning_cli.run(["fit", *words], FitCLI)
     else:
         cli = fit_planned(request, project_data(request.data), FitCLI)
     best = checkpoint_file(cli.run_dir, "best")
     scores = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     return Run(cli.run_dir, best if best.is_file() else None, scores)
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores that are one number."""
+    return {name: float(value) for name, value in scores.items() if isinstance(value, float)}
 
 
 def _options(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

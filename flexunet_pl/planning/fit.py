@@ -67,15 +67,19 @@ def fit_planned(
             del os.environ[WORDS_FILE]
 
 
-def fit_planned_folds(request: Request, project: Project | None) -> None:
+def fit_planned_folds(request: Request, project: Project | None, cli: type[TrainerCLI] = TrainerCLI) -> Path:
     """Train a network for each fold as planned, and make an ensemble of them; ``--time`` is that of all.
+
+    Returns:
+        The run folder.
 
     Raises:
         UserError: For a mistake that the user can fix.
     """
     with planned_words(request, project) as (words, plan):
-        run_dir = fit_folds(words)
+        run_dir = fit_folds(words, cli)
     write_text(run_dir / PLAN_FILE, plan.text(run_dir.absolute(), request.given))
+    return run_dir
 
 
 @contextlib.contextmanager

@@ -62,11 +62,12 @@ class Folds:
         return [*tables, ScoreTable(confusion, sum(table.images for table in tables))]
 
 
-def fit_folds(words: Sequence[str]) -> Path:
+def fit_folds(words: Sequence[str], cli: type[TrainerCLI] = TrainerCLI) -> Path:
     """Run ``fit --folds K``: train and score the folds that are not yet, and write the checkpoint of their ensemble.
 
     Args:
         words: The options of fit, with ``--folds``.
+        cli: What trains.
 
     Returns:
         The run folder.
@@ -90,7 +91,7 @@ def fit_folds(words: Sequence[str]) -> Path:
         others = ["--config", str(config), *others]
     with runs.reserved(run_dir):
         try:
-            _train_all(run_dir, folds, others)
+            _train_all(run_dir, folds, others, cli)
         except BaseException:
             if runs.has_folds(run_dir):
                 _record(run_dir, folds, run_record.STOPPED)
@@ -123,14 +124,14 @@ def check_folds(root: str | None, folds: int) -> None:
         )
 
 
-def _train_all(run_dir: Path, folds: int, words: Sequence[str]) -> None:
+def _train_all(run_dir: Path, folds: int, words: Sequence[str], cli: type[TrainerCLI]) -> None:
     places = [run_dir / f"{runs.FOLD}{fold}" for fold in range(folds)]
     for fold, place in enumerate(places):
         record = run_record.read_record(place)
         if record is not None and record.state == run_record.FINISHED:
             console.say(f"{_title(fold, folds)}: finished before, in {place}")
         else:
-            _train(run_dir, folds, fold, words)
+            _train(run_dir, folds, fold, words, cli)
         _score(run_dir, fold, runs.find_checkpoint(place))
     found = Folds.read(run_dir)
     tables = found.tables()
@@ -142,10 +143,10 @@ def _train_all(run_dir: Path, folds: int, words: Sequence[str]) -> None:
     console.say(*_report(tables, found.classes), f"Ensemble of the {folds} networks: {best}")
 
 
-def _train(run_dir: Path, folds: int, fold: int, words: Sequence[str]) -> None:
+def _train(run_dir: Path, folds: int, fold: int, words: Sequence[str], cli: type[TrainerCLI]) -> None:
     """Train the network of a fold, from its last checkpoint on if there is one."""
 
-    class FoldCLI(TrainerCLI):
+    class FoldCLI(cli):  # type: ignore[valid-type,misc]  # mypy knows no class that a parameter names
         """Checks the folds first; once the data are checked too, the run's own files appear."""
 
         def instantiate_classes(self) -> None:

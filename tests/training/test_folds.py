@@ -199,3 +199,16 @@ def test_networks_of_different_settings_are_no_ensemble(run: Path, tiny_checkpoi
 def test_a_stopped_fold_names_the_whole_run(run: Path, tiny_run: Path) -> None:
     assert runs.how_to_resume(run / "fold-1") == f"flexunet resume {run}"
     assert runs.how_to_resume(tiny_run) == f"flexunet resume {tiny_run}"
+
+
+@pytest.mark.full
+def test_the_api_trains_folds_too(folded: Path, tiny_config: Path, run: Path, tmp_path: Path) -> None:
+    found = fx.fit(tiny_config, data={"root": str(folded)}, folds=2, run_dir=tmp_path / "mine")
+    assert found.run_dir == tmp_path / "mine"
+    assert found.best_checkpoint == tmp_path / "mine" / "checkpoints" / "best.ckpt"
+    out_of_fold = json.loads((run / "folds.json").read_text())["out_of_fold"]
+    assert found.scores["mean_foreground_dice"] == pytest.approx(out_of_fold["mean_foreground_dice"], abs=1e-6)
+    with pytest.raises(UserError, match="folds '1' must be a number"):
+        fx.fit(tiny_config, data={"root": str(folded)}, folds=1)
+    with pytest.raises(UserError, match="learning_rat"):
+        fx.fit(tiny_config, data={"root": str(folded)}, folds=2, model={"learning_rat": 1.0})

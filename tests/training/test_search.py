@@ -1,5 +1,7 @@
 """search: what it tries, what it writes, and that it goes on."""
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -198,3 +200,24 @@ def test_without_optuna_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["search", "--config", str(tiny_config)]) == 2
     assert "this needs the package optuna; run: pip install 'flexunet_pl[search]'" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_two_processes_share_a_search(tiny_config: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "found"
+    words = [sys.executable, "-m", "flexunet_pl", "search", "--config", str(tiny_config), "--run_dir", str(run_dir)]
+    words += ["--trainer.max_epochs", "1", "--trials", "4"]
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    ran = [set(re.findall(r"^Trial (\d+): model", output, re.MULTILINE)) for output in outputs]
+    assert all(ran)  # each ran some
+    assert not ran[0] & ran[1]  # none was run twice
+    (study,) = storage(run_dir).get_all_studies()
+    trials = storage(run_dir).get_all_trials(study._study_id)
+    assert {trial.state for trial in trials} == {optuna.trial.TrialState.COMPLETE}
+    assert len(trials) in (4, 5)  # the last of each may have begun at once
+    assert {str(trial.number) for trial in trials} == ran[0] | ran[1]
+    best = max(trials, key=lambda trial: (trial.user_attrs["score"], -trial.number))
+    found = yaml.safe_load((run_dir / "best.yaml").read_text())
+    assert found["model"]["learning_rate"] == pytest.approx(best.params["model.learning_rate"])
