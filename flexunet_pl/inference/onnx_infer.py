@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import glob
+import io
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -111,10 +112,11 @@ class Labels(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_image(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image file, not decoded yet; InferenceError if it is none, or above the limit."""
-    # Not opened by its path: Pillow would map a turned TIFF into memory with its sides exchanged.
-    with _explained(f"{path}: cannot be read as an image; replace the file"), path.open("rb") as file:
+def open_image(path: Path, max_pixels: int, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open an image file, or its content, not decoded yet; InferenceError if it is none, or above the limit."""
+    with contextlib.ExitStack() as opened, _explained(f"{path}: cannot be read as an image; replace the file"):
+        # Not opened by its path: Pillow would map a turned TIFF into memory with its sides exchanged.
+        file: IO[bytes] = opened.enter_context(path.open("rb") if content is None else io.BytesIO(content))
         with _pillow_limit, contextlib.ExitStack() as stack:
             stack.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
             Image.MAX_IMAGE_PIXELS = None  # max_pixels replaces it
@@ -135,6 +137,12 @@ def read_image(path: Path, labels: Any, max_pixels: int = DEFAULT_MAX_PIXELS) ->
         raise InferenceError(f"{path}: shape {array.shape}; it must be (H, W, C) with data.channels={labels.channels}")
     check_pixels(path, array.shape[0], array.shape[1], max_pixels, array.nbytes)
     return _eight_bit(path, array, labels.sixteen_bit)
+
+
+def read_bytes(content: bytes, labels: Labels, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
+    """Read the content of an image file as :func:`read_image` reads a file."""
+    with open_image(path := Path("image"), max_pixels, content) as image:
+        return convert(image, labels, path)
 
 
 def convert(image: Image.Image, labels: Any, path: Path) -> UInt8Array:
@@ -561,6 +569,12 @@ def mask_paths(files: Sequence[Path], out: Path, tiling: Tiling | None = None) -
     return masks
 
 
+def overlay(image: UInt8Array, mask_index: UInt8Array, colors: UInt8Array) -> UInt8Array:
+    """Paint the defects of a mask (H, W) half over an image (H, W, C), in colours (256, 3); return uint8 (H, W, 3)."""
+    rgb = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, axis=2)
+    return np.asarray(np.where(mask_index[..., None] > 0, rgb // 2 + colors[mask_index] // 2, rgb))
+
+
 def _save(found: Prediction, image: UInt8Array, colors: UInt8Array, mask: Path, extras: Sequence[str]) -> None:
     for folder in ("", *extras):
         with _whole(
@@ -570,10 +584,7 @@ def _save(found: Prediction, image: UInt8Array, colors: UInt8Array, mask: Path, 
                 np.savez(temporary, probabilities=found.probabilities)
                 continue
             pixels = colors[found.mask_index] if folder else found.mask_index
-            if folder == "overlays":
-                rgb = image[..., :3] if image.shape[2] > 2 else np.repeat(image[..., :1], 3, axis=2)
-                pixels = np.where(found.mask_index[..., None] > 0, rgb // 2 + pixels // 2, rgb)
-            picture = Image.fromarray(pixels)
+            picture = Image.fromarray(overlay(image, found.mask_index, colors) if folder == "overlays" else pixels)
             if not folder:
                 picture.putpalette(colors.ravel().tolist())
             picture.save(temporary)

@@ -1,0 +1,1 @@
+"""Models behind HTTP: all of it on exported bundles, without torch."""
