@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "turn a run or a checkpoint into a bundle that runs anywhere: export RUN",
     "infer": "segment images with a bundle, without torch",
     "serve": "answer requests over HTTP with bundles, without torch: serve exports/tile",
+    "watch": "segment each image that arrives in a folder: watch BUNDLE IN OUT",
     "report": "write a page on how good a model is: report RUN",
     "compare": "write a page on two models side by side: compare RUN RUN",
     "tune-min-area": "find the area below which predicted regions are noise",

@@ -38,6 +38,7 @@ def answer(name: str, found: Prediction, labels: Labels) -> dict[str, Any]:
     pixels = np.bincount(found.mask_index.ravel(), minlength=len(labels.names))
     return {
         "image": name,
+        "decision": "NG" if pixels[1:].any() else "OK",
         "height": height,
         "width": width,
         "defect_probability": round(found.defect_probability, 6),
