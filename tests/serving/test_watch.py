@@ -225,10 +225,12 @@ PROGRAM = textwrap.dedent("""
     settings = Settings(settle=0, patience=0, interval=0.01, route=True)
     number = 0
     content = (source.parent / "image.png").read_bytes()
+    def done():
+        return len(list((out / "results").glob("*.json")))
+
     for kill in range(kills + 1):
-        if kill == kills:
-            done = len(list((out / "results").iterdir()))
-            assert images / 5 < done, f"the kills hit nothing but the start: {done} done"
+        before = done()
+        assert kill < kills or before > images / 5, f"the kills hit nothing but the start: {before} done"
         for _ in range(images // kills if kill < kills else 0):
             temporary = source / f".{number}.png"
             temporary.write_bytes(content)
@@ -240,7 +242,11 @@ PROGRAM = textwrap.dedent("""
                 run(watch, once=kill == kills)
             os._exit(0)
         if kill < kills:
-            time.sleep(chance.uniform(0.02, 0.2))
+            ends, target = time.monotonic() + 10, before + chance.randrange(-2, 8)
+            # Somewhere in the work on one of the first images, or while the process starts.
+            while time.monotonic() < ends and done() < target:
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.02))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         expected = 0 if kill == kills else -signal.SIGKILL
