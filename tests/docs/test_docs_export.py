@@ -40,7 +40,7 @@ def run(words: list[str], folder: Path) -> str:
 
 
 def test_commands_of_the_pages_run(desk: Path) -> None:
-    for page in ("exporting.md", "inference.md"):
+    for page in ("exporting.md", "inference.md", "serving.md"):
         for words in commands_in(ROOT / "docs" / page):
             # After seconds of training a network is unsure everywhere, and 8 bits may cost it more than is allowed.
             run([*words, "--force"] if "--int8" in words else words, desk)
@@ -48,6 +48,7 @@ def test_commands_of_the_pages_run(desk: Path) -> None:
     images = {path.name for path in (desk / "dataset" / "demo-tiles" / "test" / "images").iterdir()}
     for out in ("found", "found/overlays", "found-by-torch"):
         assert {path.name for path in (desk / out).glob("*.png")} == images
+    assert {path.name for path in (desk / "results" / "masks").iterdir()} == images
     printed = run([sys.executable, "-c", program_in(ROOT / "docs" / "inference.md")], desk)
     assert printed.splitlines()[:2] == ["(32, 32)", "(32, 32, 6)"]
 
@@ -62,6 +63,6 @@ def test_benchmarks_print_their_tables(command: str, desk: Path) -> None:
 
 
 def test_the_pages_name_the_benchmarks() -> None:
-    text = "".join((ROOT / "docs" / page).read_text() for page in ("exporting.md", "inference.md"))
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("exporting.md", "inference.md", "serving.md"))
     for command in BENCHMARKS:
         assert f"python benchmarks/{' '.join(command.split()[:2])}" in text or "export.py" in command
