@@ -32,6 +32,8 @@ COMMANDS = {
     "audit": "check a data set for faults, imbalance and leaks",
     "export": "turn a run or a checkpoint into a bundle that runs anywhere: export RUN",
     "infer": "segment images with a bundle, without torch",
+    "drift": "calibrate how far images may be from the training set: drift RUN",
+    "monitor": "see whether the line is still the same, from a log of infer: monitor LOG",
     "report": "write a page on how good a model is: report RUN",
     "compare": "write a page on two models side by side: compare RUN RUN",
     "tune-min-area": "find the area below which predicted regions are noise",
