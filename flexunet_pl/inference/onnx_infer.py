@@ -433,7 +433,9 @@ class Model:
         with _explained(f"{path}: cannot be loaded; is it an ONNX file, copied whole, and {engine} installed?"):
             self._run, metadata = ENGINES[engine](path, cores if threads is None else threads, precision, providers)
         self.labels = Labels.from_metadata(metadata, str(path))
-        self.model_id = str(json.loads(metadata[METADATA_KEY]).get("checkpoint_sha256", ""))[:12]
+        facts = json.loads(metadata[METADATA_KEY])
+        self.model_id = str(facts.get("checkpoint_sha256", ""))[:12]
+        self.drift_reference = (facts.get("drift") or {}).get("reference", {})  # scores of validation images, by name
         self._turn = threading.Lock()
 
     def run(self, images: UInt8Array) -> tuple[FloatArray, UInt8Array, FloatArray]:

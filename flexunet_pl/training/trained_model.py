@@ -63,7 +63,7 @@ class _CheckpointNetwork(onnx_infer.Model):
             raise UserError(f"{path}: a checkpoint needs the package {error.name}; {repair}") from error
         keep_freed_memory()
         task = SegmentationTask.from_checkpoint(path)
-        attach_drift(task, path)
+        calibration = attach_drift(task, path)
         try:
             task.to(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
         except (RuntimeError, AssertionError) as error:  # torch was built without the device, or there is none
@@ -71,6 +71,7 @@ class _CheckpointNetwork(onnx_infer.Model):
             raise UserError(f"device={device!r} cannot be used ({reason}); use 'cpu', or leave it out") from error
         self.labels = _labels_of(task)
         self.model_id = sha256_of(path)[:12]
+        self.drift_reference = {} if calibration is None else calibration.facts.get("reference", {})
         self._turn = threading.Lock()
         self._run = task.run_arrays
 
