@@ -71,7 +71,8 @@ class Model:
         size = (found.mask_index.shape[0], found.mask_index.shape[1])
         probabilities = np.dstack([resize_nearest(plane, size) for plane in np.moveaxis(found.probabilities, 2, 0)])
         regions = _regions(found.mask_index, probabilities, labels.names)
-        return Prediction(found.mask_index, probabilities, regions, found.defect_probability)
+        scores = found.defect_probability, found.uncertainty, found.drift_score
+        return Prediction(found.mask_index, probabilities, regions, *scores)
 
 
 def load_model(path: str | Path, *, device: str | None = None) -> Model:

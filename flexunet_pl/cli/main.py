@@ -34,6 +34,8 @@ COMMANDS = {
     "infer": "segment images with a bundle, without torch",
     "serve": "answer requests over HTTP with bundles, without torch: serve exports/tile",
     "watch": "segment each image that arrives in a folder: watch BUNDLE IN OUT",
+    "drift": "calibrate how far images may be from the training set: drift RUN",
+    "monitor": "see whether the line is still the same, from a log of infer: monitor LOG",
     "report": "write a page on how good a model is: report RUN",
     "compare": "write a page on two models side by side: compare RUN RUN",
     "tune-min-area": "find the area below which predicted regions are noise",

@@ -126,9 +126,15 @@ class Prediction:
         probabilities: float32 (H, W, K), 0..1; K = 1 is the probability of the second of two classes.
         regions: The connected regions of all classes but the background, largest first.
         defect_probability: That the image shows any defect, 0..1.
+        uncertainty: How unsure the model is, 0..1: the mean of 1 - margin of the two most likely classes over pixels
+            that may be defect, or the highest probability of a defect if there are none.
+        drift_score: How far the image is from the training set, above 1.0 farther than good images are; None if the
+            model was not calibrated for it.
     """
 
     mask: npt.NDArray[np.uint8]
     probabilities: npt.NDArray[np.float32]
     regions: tuple[Region, ...] = ()
     defect_probability: float | None = None
+    uncertainty: float | None = None
+    drift_score: float | None = None

@@ -15,6 +15,7 @@ from flexunet_pl.export.bundle_folder import CHECK, LABELS, bundle_folder, refus
 from flexunet_pl.export.int8.calibration import Pictures
 from flexunet_pl.export.registry import Exporter, ExportJob, chosen_exporters, load_formats
 from flexunet_pl.summary.source import PICTURE, TEXT, describe_task, write_summary
+from flexunet_pl.training.drift_file import attach_drift
 from flexunet_pl.training.task import SegmentationTask
 
 FORMAT = 1
@@ -56,7 +57,10 @@ def export(
     if calibration is not None:
         rules = ReadingRules(task.hparams["in_channels"], task.hparams["sixteen_bit"], antialiased_masks)
         pictures = Pictures.in_folder(calibration, task.palette, task.sizing, rules)
+    calibration = attach_drift(task, ckpt)
     facts = facts_of(task, ckpt)
+    if calibration is not None:
+        facts["drift"] = {"threshold": calibration.statistics.threshold, **calibration.facts}
     with bundle_folder(out) as folder:
         files = _write_bundle(ExportJob(task, facts, folder, pictures, force), exporters, out.name, ckpt.name)
     logger.info("wrote %s: %s", out, ", ".join(files))

@@ -15,32 +15,40 @@ from torch import Tensor, nn
 from flexunet_pl import __version__
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import atomic_path
-from flexunet_pl.nn.defect_head import image_logit, logits_and_cells
+from flexunet_pl.nn.defect_head import image_logit
+from flexunet_pl.nn.drift import DriftScore
+from flexunet_pl.nn.stages import outputs_of
 
 # torch's exporter writes 18 and converts for any other opset; onnxruntime reads 18 with IR 8 since 1.14.
 OPSET = 18
 IR_VERSION = 8
 METADATA_KEY = "flexunet_pl"
-OUTPUTS, DEFECT_OUTPUT = ("probabilities", "mask"), "defect_probability"
+OUTPUTS, DEFECT_OUTPUT, DRIFT_OUTPUT = ("probabilities", "mask"), "defect_probability", "drift_score"
 LARGEST_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GiB; the graph itself stays far below 1 MiB
 
 
 class MaskingNetwork(nn.Module):
     """A network with the inputs and outputs of the exported graph: raw images -> probabilities, masks and so on."""
 
-    def __init__(self, network: nn.Module, num_classes: int) -> None:
-        """Wrap ``network``, which maps images (N, C, H, W), 0..255, to logits (N, K, H, W), and perhaps cells."""
+    def __init__(self, network: nn.Module, num_classes: int, drift: DriftScore | None = None) -> None:
+        """Wrap ``network``, which maps images (N, C, H, W), 0..255, to logits (N, K, H, W), perhaps cells and stages.
+
+        ``drift`` scores the stages.
+        """
         super().__init__()
+        self.drift = drift
         self.network = network
         self.num_classes = num_classes
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Map an image uint8 (N, H, W, C) to probabilities float32 (N, H, W, K) and a mask uint8 (N, H, W).
 
-        If the network has a head for whole images, the third output is the probability float32 (N,) of a defect.
+        If the network has a head for whole images, the third output is the probability float32 (N,) of a defect. The
+        last one is the drift score float32 (N,), if there is one.
         """
-        logits, cells = logits_and_cells(self.network, image.permute(0, 3, 1, 2))
+        logits, cells, stages = outputs_of(self.network, image.permute(0, 3, 1, 2))
         head = () if cells is None else (image_logit(cells).sigmoid(),)
+        head += () if self.drift is None else (self.drift(stages),)
         if self.num_classes == 1:
             probability = logits.sigmoid()
             return probability.permute(0, 2, 3, 1), (probability[:, 0] > 0.5).to(torch.uint8), *head
@@ -51,13 +59,14 @@ class MaskingNetwork(nn.Module):
     def output_names(self) -> list[str]:
         """The names of the outputs."""
         has_head = getattr(self.network, "defect_head", None) is not None
-        return [*OUTPUTS, DEFECT_OUTPUT] if has_head else list(OUTPUTS)
+        return [*OUTPUTS, *[DEFECT_OUTPUT][:has_head], *[DRIFT_OUTPUT][: self.drift is not None]]
 
 
-def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> None:
+def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path, drift: DriftScore | None = None) -> None:
     """Write ``network`` as an ONNX file: `image` uint8 (N, H, W, C) -> `probabilities` (N, H, W, K), `mask` (N, H, W).
 
-    If the network has a head for whole images, there is a third output, `defect_probability` (N,).
+    If the network has a head for whole images, there is a third output, `defect_probability` (N,); with ``drift``
+    there is also `drift_score` (N,).
     N, H and W are free, unless ``facts["fixed_size"]`` gives the one height and width the network takes. The file
     contains no trace of the machine that wrote it.
 
@@ -66,6 +75,7 @@ def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> Non
             the CPU. It is not changed.
         facts: The content of labels.json; it goes into the file's metadata under "flexunet_pl".
         path: The file to write.
+        drift: What scores how far images are from the training set.
 
     Raises:
         UserError: If the weights are too large for one file.
@@ -74,7 +84,7 @@ def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> Non
     if weights > LARGEST_FILE:
         size = f"{weights / 2**30:.1f} GiB"
         raise UserError(f"{path}: {size} of weights; an ONNX file holds 2 GiB, export a smaller network")
-    model = _traced(network, facts)
+    model = _traced(network, facts, drift)
     _remove_traces(model)
     _describe(model, facts)
     with atomic_path(path) as temporary:
@@ -82,7 +92,7 @@ def export_onnx(network: nn.Module, facts: Mapping[str, Any], path: Path) -> Non
         onnx.checker.check_model(temporary, full_check=True)
 
 
-def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
+def _traced(network: nn.Module, facts: Mapping[str, Any], drift: DriftScore | None) -> onnx.ModelProto:
     """Export the network in evaluation mode, with nothing printed."""
     multiple = facts["size_multiple"]
     # No side is 0, 1, a multiple, or equal to another: torch would specialise the graph to such a size.
@@ -92,7 +102,7 @@ def _traced(network: nn.Module, facts: Mapping[str, Any]) -> onnx.ModelProto:
     if facts["fixed_size"] is None:
         dynamic |= {1: "height", 2: "width"}
     was_training = network.training
-    masking = MaskingNetwork(network, facts["num_classes"]).eval()
+    masking = MaskingNetwork(network, facts["num_classes"], drift).eval()
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's internals; the file is verified against the network
@@ -135,6 +145,7 @@ def _describe(model: onnx.ModelProto, facts: Mapping[str, Any]) -> None:
         "probabilities": ["batch", height, width, facts["num_classes"]],
         "mask": ["batch", height, width],
         DEFECT_OUTPUT: ["batch"],
+        DRIFT_OUTPUT: ["batch"],
     }
     for tensor in [*model.graph.input, *model.graph.output]:
         kind = tensor.type.tensor_type.elem_type

@@ -13,6 +13,7 @@ from torch import nn
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.export.onnx import MaskingNetwork
+from flexunet_pl.nn.drift import DriftScore
 
 # The largest difference of a probability. Where the two most likely classes are further apart than this, the class of a
 # pixel must be the same. Networks of segmentation-models-pytorch interpolate and normalise in more places than ours.
@@ -74,6 +75,7 @@ def verify_onnx(
     facts: Mapping[str, Any],
     pictures: Iterable[UInt8Array],
     tolerance: float = TOLERANCE,
+    drift: DriftScore | None = None,
 ) -> dict[str, Any]:
     """Compare an exported file with the network it was exported from.
 
@@ -84,6 +86,7 @@ def verify_onnx(
         facts: The content of labels.json.
         pictures: Real or demo images uint8 (H, W, C) at the size the network works at.
         tolerance: The largest difference of a probability, and the margin above which a pixel counts as decided.
+        drift: What scored the drift of images when the file was exported.
 
     Returns:
         For check.json: the largest difference, the sums, and one entry for each batch compared.
@@ -94,13 +97,13 @@ def verify_onnx(
     model = OnnxModel(path)
     batches = []
     for source, image in _batches(facts, pictures):
-        expected = _run(network, facts["num_classes"], image)
+        expected = _run(network, facts["num_classes"], image, drift)
         result = model.outputs(image)
         allowed = tolerance
         difference = _of_outputs(result, expected, allowed)
         if not difference.is_within(allowed):
             # PyTorch itself rounds sums of large numbers, such as images that are not scaled, by more than that.
-            exact = _run(copy.deepcopy(network).double(), facts["num_classes"], image)
+            exact = _run(copy.deepcopy(network).double(), facts["num_classes"], image, drift)
             rounding = _of_outputs(expected, exact, tolerance).largest_probability_difference
             allowed = max(tolerance, min(ROUNDING_FACTOR * rounding, LARGEST_TOLERANCE))
             difference = _of_outputs(result, expected, allowed)
@@ -116,18 +119,21 @@ def verify_onnx(
     return {largest: max(batch[largest] for batch in batches), **sums, "batches": batches}
 
 
-def _run(network: nn.Module, num_classes: int, image: UInt8Array) -> tuple[npt.NDArray[Any], ...]:
+def _run(
+    network: nn.Module, num_classes: int, image: UInt8Array, drift: DriftScore | None
+) -> tuple[npt.NDArray[Any], ...]:
     with torch.inference_mode():
-        outputs = MaskingNetwork(network, num_classes).eval()(torch.from_numpy(image))
+        outputs = MaskingNetwork(network, num_classes, drift).eval()(torch.from_numpy(image))
     return tuple(output.numpy() for output in outputs)
 
 
 def _of_outputs(result: Sequence[npt.NDArray[Any]], expected: Sequence[npt.NDArray[Any]], margin: float) -> Difference:
-    """Compare all outputs; the largest difference of a probability may be that of a whole image."""
+    """Compare all outputs; the largest difference may be that of a whole image, relative where a score is above 1."""
     (probabilities, mask, *heads), (truth, true_mask, *true_heads) = result, expected
     difference = compared(probabilities, mask, truth, true_mask, margin)
     for ours, theirs in zip(heads, true_heads, strict=True):
-        apart = float(np.nan_to_num(np.abs(ours.astype(np.float64) - theirs), nan=np.inf).max())
+        relative = np.abs(ours.astype(np.float64) - theirs) / np.maximum(1, np.abs(theirs))
+        apart = float(np.nan_to_num(relative, nan=np.inf).max())
         largest = max(difference.largest_probability_difference, apart)
         difference = difference._replace(largest_probability_difference=largest)
     return difference

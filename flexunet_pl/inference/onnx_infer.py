@@ -26,11 +26,13 @@ UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Size = tuple[int, int]  # (height, width)
-Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS, perhaps DEFECT_OUTPUT
+Run = Callable[
+    [UInt8Array], Any
+]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS, perhaps DEFECT_ and DRIFT_OUTPUT
 Predict = Callable[[UInt8Array], FloatArray]  # image uint8 (1, h, w, C) -> probabilities float32 (1, h, w, K)
 
 METADATA_KEY, METADATA_FORMAT = "flexunet_pl", 1
-OUTPUTS, DEFECT_OUTPUT = ("probabilities", "mask"), "defect_probability"
+OUTPUTS, DEFECT_OUTPUT, DRIFT_OUTPUT = ("probabilities", "mask"), "defect_probability", "drift_score"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 BITS, PHOTOMETRIC, ORIENTATION, KIND, TIFF_TILE = 258, 262, 274, 339, (322, 323)  # tags of TIFF
 KINDS, YCBCR_JPEG, LEAST_SIDE = {1: "unsigned", 2: "signed", 3: "floating-point"}, (6, 7), 16
@@ -43,6 +45,9 @@ EXTRAS = {
     "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
 }
 SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability", DEFECT_OUTPUT)
+CLASS_COLUMNS = len(SUMMARY_HEADER) - 1  # those on a class; the others are on the whole image
+SUMMARY_HEADER += ("uncertainty", DRIFT_OUTPUT)
+DRIFT_BORDER, CONTESTED = 1.0, 0.05  # of a drift score; P(defect) from which a pixel counts in the uncertainty
 IGNORE_INDEX, DEFAULT_MAX_PIXELS, DEFAULT_OVERLAP = 255, 100_000_000, 128  # docs/inference.md measures the overlap
 UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
 MASK_TILE, BAND_PIXELS, TIFF_BYTES, WORKERS = 256, 1 << 20, 1 << 24, 3  # TIFF_BYTES are read or written at a time
@@ -267,6 +272,29 @@ def highest_probabilities(probabilities: FloatArray) -> FloatArray:
     return np.array([probabilities[..., k].max() for k in range(probabilities.shape[-1])], dtype=np.float32)
 
 
+def doubt(probabilities: FloatArray) -> FloatArray:
+    """Map probabilities (..., K) to float64 (3,): sum of 1 - margin over contested pixels, their number, max P(defect).
+
+    Contested are pixels with P(defect) >= CONTESTED; the margin is that of their two most likely classes.
+    """
+    defect = probabilities[..., 0] if probabilities.shape[-1] == 1 else 1 - probabilities[..., 0]
+    chosen = probabilities[defect >= CONTESTED]
+    two = np.column_stack([1 - chosen, chosen]) if chosen.shape[1] == 1 else np.partition(chosen, -2)[:, -2:]
+    return np.array([(1 - np.abs(two[:, 1] - two[:, 0])).sum(dtype=np.float64), len(chosen), defect.max()])
+
+
+def image_scores(
+    tiles: Sequence[tuple[float, float]], doubts: Sequence[FloatArray]
+) -> tuple[float, float, float | None]:
+    """Return P(defect), uncertainty and drift score of an image from (P(defect), drift) of tiles and its parts' doubts.
+
+    Uncertainty is the mean of 1 - margin over contested pixels, 0..1, or the highest P(defect) if there are none.
+    """
+    (total, count), (chance, drift) = np.sum(doubts, axis=0)[:2], np.max(tiles, axis=0).tolist()
+    uncertainty = float(total / count if count else np.max(doubts, axis=0)[2])
+    return chance, uncertainty, None if math.isnan(drift) else drift
+
+
 def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArray]:
     """Count pixels, 8-connected regions and pixels of the largest by class, int64 (256,), in bands uint8 (rows, W)."""
     pixels, regions, largest = (np.zeros(256, dtype=np.int64) for _ in range(3))
@@ -390,6 +418,8 @@ class Prediction(NamedTuple):
     mask_index: UInt8Array
     probabilities: FloatArray  # (h, w, K) at the working size without padding; with tiles (H, W, K)
     defect_probability: float  # that the image shows any defect, 0..1
+    uncertainty: float = 0.0  # 0..1, see image_scores
+    drift_score: float | None = None  # above 1 far from the training set; None if the model was not calibrated for it
 
 
 class Model:
@@ -411,6 +441,9 @@ class Model:
         with _explained(f"{path}: cannot be loaded; is it an ONNX file, copied whole, and {engine} installed?"):
             self._run, metadata = ENGINES[engine](path, cores if threads is None else threads, precision, providers)
         self.labels = Labels.from_metadata(metadata, str(path))
+        facts = json.loads(metadata[METADATA_KEY])
+        self.model_id = str(facts.get("checkpoint_sha256", ""))[:12]
+        self.drift_reference = (facts.get("drift") or {}).get("reference", {})  # scores of validation images, by name
         self._turn = threading.Lock()
 
     def run(self, images: UInt8Array) -> tuple[FloatArray, UInt8Array, FloatArray]:
@@ -418,6 +451,11 @@ class Model:
 
         P(defect), that the image shows any, is the network's own or else the highest of a pixel.
         """
+        outputs = self.outputs(images)
+        return outputs[OUTPUTS[0]], outputs[OUTPUTS[1]], outputs[DEFECT_OUTPUT]
+
+    def outputs(self, images: UInt8Array) -> dict[str, Any]:
+        """Map uint8 (N, H, W, C) to what :meth:`run` returns by name, and the drift scores (N,), NaN without any."""
         height, width = images.shape[1:3]
         fixed = self.labels.fixed_size or (height, width)
         if height > fixed[0] or width > fixed[1]:
@@ -427,7 +465,8 @@ class Model:
             outputs = self._run(images)
         probabilities, mask = (outputs[name][:, :height, :width] for name in OUTPUTS)
         of_pixels = probabilities[..., 0] if probabilities.shape[-1] == 1 else 1 - probabilities[..., 0]
-        return probabilities, mask, outputs[DEFECT_OUTPUT] if DEFECT_OUTPUT in outputs else of_pixels.max((1, 2))
+        rest = {DEFECT_OUTPUT: of_pixels.max((1, 2)), DRIFT_OUTPUT: np.full(len(images), np.nan, np.float32)}
+        return {**rest, **outputs, OUTPUTS[0]: probabilities, OUTPUTS[1]: mask}
 
     def tiling(self, side: int, overlap: int | None = None) -> Tiling:
         """Return tiles for :meth:`predict`; see :meth:`Tiling.checked`."""
@@ -440,24 +479,24 @@ class Model:
             raise InferenceError(f"image {pixels.dtype} {pixels.shape}; give uint8 (H, W, {self.labels.channels})")
         size = (pixels.shape[0], pixels.shape[1])
         if tiling is not None:
-            chances: list[float] = []
-            blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run_tile(tile, chances), tiling)
+            scores: list[tuple[float, float]] = []
+            blocks = tiled_rows(iter([pixels]), size, lambda tile: self.run_tile(tile, scores), tiling)
             probabilities = np.concatenate([block.copy() for block in blocks])
             mask_index = most_probable(probabilities)
         else:
             working, filled = working_image(pixels, self.labels)
-            probabilities, masks, defects = self.run(working[None])
-            chances = [float(defects[0])]
-            probabilities, seen = probabilities[0, : filled[0], : filled[1]], masks[0, : filled[0], : filled[1]]
+            outputs = self.outputs(working[None])
+            scores = [(float(outputs[DEFECT_OUTPUT][0]), float(outputs[DRIFT_OUTPUT][0]))]
+            probabilities, seen = (outputs[name][0, : filled[0], : filled[1]] for name in OUTPUTS)
             mask_index = np.asarray(Image.fromarray(seen).resize(size[::-1], Image.Resampling.NEAREST))
         mask_index = without_small_regions(mask_index, self.labels.min_region_area)
-        return Prediction(mask_index, probabilities, max(chances))
+        return Prediction(mask_index, probabilities, *image_scores(scores, [doubt(probabilities)]))
 
-    def run_tile(self, tile: UInt8Array, chances: list[float]) -> FloatArray:
-        """Map a tile uint8 (1, h, w, C) to probabilities (1, h, w, K), and append its P(defect) to ``chances``."""
-        probabilities, _, defects = self.run(tile)
-        chances.append(float(defects[0]))
-        return probabilities
+    def run_tile(self, tile: UInt8Array, scores: list[tuple[float, float]]) -> FloatArray:
+        """Map a tile uint8 (1, h, w, C) to probabilities (1, h, w, K); append its P(defect) and drift to ``scores``."""
+        outputs = self.outputs(tile)
+        scores.append((float(outputs[DEFECT_OUTPUT][0]), float(outputs[DRIFT_OUTPUT][0])))
+        return np.asarray(outputs[OUTPUTS[0]])
 
 
 def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
@@ -477,7 +516,8 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
     with _explained("TIFF with --tile needs tifffile; pip install tifffile imagecodecs"):
         import tifffile
     labels, highest = model.labels, np.zeros(len(model.labels.names), dtype=np.float32)
-    chances: list[float] = []
+    scores: list[tuple[float, float]] = []
+    doubts: list[FloatArray] = []
     with _whole(target) as temporary, _explained(f"{path}: cannot be segmented"), tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
         height, width = size = page.imagelength, page.imagewidth
@@ -496,7 +536,8 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
         bands = (convert(Image.fromarray(picture), labels, path) for picture in pictures)
 
         def masks() -> Iterator[UInt8Array]:
-            for block in tiled_rows(bands, size, lambda tile: model.run_tile(tile, chances), tiling):
+            for block in tiled_rows(bands, size, lambda tile: model.run_tile(tile, scores), tiling):
+                doubts.append(doubt(block))
                 np.maximum(highest, highest_probabilities(block), out=highest)
                 yield most_probable(block)
 
@@ -514,16 +555,37 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
         form |= {"photometric": "palette", "colormap": labels.color_table().T.astype(np.uint16) * 257}
         tifffile.imwrite(temporary, mask_tiles(), bigtiff=height * width > 1 << 31, buffersize=TIFF_BYTES, **form)
         with tifffile.TiffFile(temporary) as mask_file:
-            return _summary(path, labels, _tiff_bands(mask_file.pages.first), highest, max(chances))
+            bands = _tiff_bands(mask_file.pages.first)
+            return summary_rows(path, labels.names, bands, highest, image_scores(scores, doubts))
 
 
-def _summary(
-    path: Path, labels: Labels, bands: Iterable[UInt8Array], highest: FloatArray, defect_probability: float
+def summary_rows(
+    path: Path, names: Sequence[str], bands: Iterable[UInt8Array], highest: FloatArray, of_image: Sequence[float | None]
 ) -> list[Any]:
-    pixels, regions, largest = (column[: len(labels.names)].tolist() for column in tally(bands))
+    """Return the rows of summary.csv of an image: one a class; ``of_image`` are the last columns."""
+    pixels, regions, largest = (column[: len(names)].tolist() for column in tally(bands))
     shares, chances = [round(n / sum(pixels), 6) for n in pixels], [round(float(chance), 6) for chance in highest]
-    columns = labels.names, pixels, shares, regions, largest, chances
-    return [(str(path), *row, round(defect_probability, 6)) for row in zip(*columns, strict=True)]
+    columns = names, pixels, shares, regions, largest, chances
+    last = ["" if value is None else round(value, 6) for value in of_image]
+    return [(str(path), *row, *last) for row in zip(*columns, strict=True)]
+
+
+def drift_line(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a line on the images in rows of summary.csv whose drift score is above the border; empty if none is."""
+    scores = {row[0]: row[SUMMARY_HEADER.index(DRIFT_OUTPUT)] for row in rows}
+    far = [f"{name} ({score:.2f})" for name, score in scores.items() if score != "" and score > DRIFT_BORDER]
+    what = f"{len(far)} of {len(scores)} images are unlike the training set ({DRIFT_OUTPUT} above {DRIFT_BORDER:g})"
+    return f"{what}, first: {far[0]}\n" if far else ""
+
+
+def append_log(path: Path, rows: Sequence[Sequence[Any]], model_id: str) -> None:
+    """Append what is known of an image, its rows of summary.csv, as a line of JSON; other processes may do so too."""
+    of_image = zip(SUMMARY_HEADER[CLASS_COLUMNS:], rows[0][CLASS_COLUMNS:], strict=True)
+    entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "image": rows[0][0], "model": model_id}
+    entry |= {"classes": {row[1]: row[2] for row in rows[1:] if row[2]}, **dict(of_image)}
+    line = json.dumps({key: None if value == "" else value for key, value in entry.items()})
+    with _explained(f"--log {path}: cannot be written"), path.open("ab", buffering=0) as file:
+        file.write(f"{line}\n".encode())  # in one call, so that lines of several processes do not mix
 
 
 @contextlib.contextmanager
@@ -591,11 +653,23 @@ def _save(found: Prediction, image: UInt8Array, colors: UInt8Array, mask: Path, 
 
 
 def infer_files(
-    model: Model, files: Sequence[Path], out: Path, extras: Sequence[str], tiling: Tiling | None, max_pixels: int
+    model: Model,
+    files: Sequence[Path],
+    out: Path,
+    extras: Sequence[str],
+    tiling: Tiling | None,
+    max_pixels: int,
+    log: Path | None = None,
 ) -> int:
-    """Segment files into the folder ``out``, with a summary.csv; report and skip failures, and return how many."""
+    """Segment files into the folder ``out``, with a summary.csv; report and skip failures, and return how many.
+
+    A line on each image is appended to ``log``.
+    """
     with _explained(f"--out {out}: cannot be created"):
         out.mkdir(parents=True, exist_ok=True)
+    if log is not None:
+        with _explained(f"--log {log}: cannot be written"):
+            log.open("ab").close()
     masks = mask_paths(files, out, tiling)
     if extras and any(mask.suffix == ".tif" for mask in masks):
         raise InferenceError(f"--{extras[0]} needs the whole image in memory; leave it out for TIFF with --tile")
@@ -610,7 +684,7 @@ def infer_files(
                 _save(found, image, model.labels.color_table(), mask, extras)
                 bands = np.array_split(found.mask_index, math.ceil(found.mask_index.size / BAND_PIXELS))
                 highest = highest_probabilities(found.probabilities)
-                return _summary(path, model.labels, bands, highest, found.defect_probability)
+                return summary_rows(path, model.labels.names, bands, highest, found[2:5])
         except InferenceError as error:
             return error if str(path) in str(error) else InferenceError(f"{path}: {error}")
 
@@ -622,10 +696,13 @@ def infer_files(
                 sys.stderr.write(f"{clear}error: {result}\n")
             else:
                 rows += result
+                if log is not None:
+                    append_log(log, result, model.model_id)
             if clear:
                 bar, left = "#" * (20 * done // len(files)), (time.monotonic() - started) * (len(files) / done - 1)
                 sys.stderr.write(f"{clear}[{bar:20}] {done} of {len(files)} images, {left:.0f} s left")
     sys.stderr.write(f"{clear}{len(files) - failed} of {len(files)} images segmented; masks and summary.csv: {out}\n")
+    sys.stderr.write(drift_line(rows[1:]))
     with _whole(out / "summary.csv") as temporary, temporary.open("w", -1, "utf-8", "backslashreplace", "") as stream:
         csv.writer(stream).writerows(rows)
     return failed
@@ -644,6 +721,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[A
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for masks and summary.csv")
     for name, explanation in EXTRAS.items():
         parser.add_argument(f"--{name}", dest="extras", action="append_const", const=name, default=[], help=explanation)
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append a line of JSON on each image, for monitor")
     parser.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="engine that runs the network")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is faster, with openvino")
     parser.add_argument("--providers", type=lambda text: text.split(","), default=(), help="such as cuda,cpu")
@@ -663,7 +741,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[A
         if options.min_region_area is not None:
             model.labels = model.labels._replace(min_region_area=options.min_region_area)
         tiling = None if options.tile is None else model.tiling(options.tile, options.overlap)
-        return min(1, infer_files(model, files, options.out, options.extras, tiling, options.max_pixels))
+        return min(1, infer_files(model, files, options.out, options.extras, tiling, options.max_pixels, options.log))
     except InferenceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexunet_pl.nn.defect_head import image_logit, logits_and_cells
+from flexunet_pl.nn.defect_head import image_logit
+from flexunet_pl.nn.stages import Outputs, outputs_of
 from flexunet_pl.nn.tta import FlipTTA
 
 # Mean probabilities stay this far from 0 and, of one channel, from 1, so that their logits are finite.
@@ -52,10 +53,15 @@ class Ensemble(nn.Module):
 
         Its probability is the mean of those with which the members say that the image shows a defect.
         """
-        found = [logits_and_cells(member, image) for member in self.members]
-        images = [image_logit(cells).view(-1, 1, 1, 1) for _, cells in found if cells is not None]
+        logits, cells, _ = self.outputs(image)
+        return logits, cells
+
+    def outputs(self, image: Tensor) -> Outputs:
+        """Map an image as :meth:`logits_and_cells` does; the stages are those of the first member."""
+        found = [outputs_of(member, image) for member in self.members]
+        images = [image_logit(one.cells).view(-1, 1, 1, 1) for one in found if one.cells is not None]
         cells = logits_of_mean(images) if len(images) == len(found) else None
-        return logits_of_mean([logits for logits, _ in found]), cells
+        return Outputs(logits_of_mean([one.logits for one in found]), cells, found[0].stages)
 
 
 def flipped(network: nn.Module) -> FlipTTA | Ensemble:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.ranges import Range, check_fields
 from flexunet_pl.nn.dropout import Dropout
+from flexunet_pl.nn.stages import Outputs
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -145,6 +146,10 @@ class FlexUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map an image (N, C, H, W), uint8 or float, 0..255, to logits (N, K, H, W)."""
+        return self.outputs(image).logits
+
+    def outputs(self, image: Tensor) -> Outputs:
+        """Map an image as ``forward`` does; the stages are those of the encoder, then of the bridge."""
         height, width = image.shape[-2:]
         x = image.to(self.head.weight.dtype)
         if self.input_scale != 1:
@@ -156,10 +161,10 @@ class FlexUNet(nn.Module):
             skips.append(x)
             x = self.pool(x)
         x = self.bridge(x)
+        stages = [*skips, x]
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
             x = up(x, skip)
-        logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return Outputs(self.head(x)[..., :height, :width], None, stages)
 
 
 class ConvBlock(nn.Sequential):

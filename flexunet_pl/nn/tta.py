@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from flexunet_pl.nn.defect_head import image_logit, logits_and_cells
+from flexunet_pl.nn.defect_head import image_logit
+from flexunet_pl.nn.stages import Outputs, outputs_of
 
 
 class FlipTTA(nn.Module):
@@ -28,10 +29,16 @@ class FlipTTA(nn.Module):
 
         The cells themselves have no mean: an image is padded at its right, so those of the mirror image lie elsewhere.
         """
-        logits, cells = logits_and_cells(self.network, _views(image))
-        if cells is None:
-            return _mean_of_views(logits), None
-        return _mean_of_views(logits), image_logit(cells).view(2, -1).mean(0).view(-1, 1, 1, 1)
+        logits, cells, _ = self.outputs(image)
+        return logits, cells
+
+    def outputs(self, image: Tensor) -> Outputs:
+        """Map an image as :meth:`logits_and_cells` does; the stages are those of the image as it is."""
+        logits, cells, stages = outputs_of(self.network, _views(image))
+        if cells is not None:
+            cells = image_logit(cells).view(2, -1).mean(0).view(-1, 1, 1, 1)
+        straight = [stage.unflatten(0, (2, -1))[0] for stage in stages]  # type: ignore[no-untyped-call]  # as below
+        return Outputs(_mean_of_views(logits), cells, straight)
 
 
 def _views(image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from flexunet_pl.nn.encoder_weights import is_file, load_encoder_weights
 from flexunet_pl.nn.flexunet import pad_to_multiple
 from flexunet_pl.nn.published_weights import has_package, load_published_weights
 from flexunet_pl.nn.same_padding import fix_same_padding
+from flexunet_pl.nn.stages import Outputs
 
 
 class Architecture(NamedTuple):
@@ -118,6 +119,7 @@ class ZooNetwork(nn.Module):
         settings = ZooSettings() if settings is None else settings
         self.encoder = architecture.encoder if settings.encoder is None else settings.encoder
         self.size_multiple = architecture.size_multiple
+        self.has_bottleneck = architecture.has_bottleneck
         self.exports_any_size = architecture.exports_any_size and not self.encoder.startswith(WINDOWED)
         self.in_channels = in_channels
         self.num_classes = num_classes
@@ -158,17 +160,22 @@ class ZooNetwork(nn.Module):
 
         In evaluation mode the logits went through the gate.
         """
+        logits, cells, _ = self.outputs(image)
+        return logits, cells
+
+    def outputs(self, image: Tensor) -> Outputs:
+        """Map an image as :meth:`logits_and_cells` does; also return the encoder's stages, none of dpt."""
         height, width = image.shape[-2:]
         x = pad_to_multiple((image.to(self.mean.dtype) - self.mean) / self.std, self.size_multiple)
-        if self.defect_head is None:
-            logits, cells = self.model(x), None
-        else:
-            model: Any = self.model  # what its forward does, but for a check of the size
-            features = model.encoder(x)
-            logits, cells = model.segmentation_head(model.decoder(features)), self.defect_head(features[-1])
-            if self.defect_gate is not None and not self.training:
-                logits = self.defect_gate(logits, cells)
-        return logits[..., :height, :width], cells
+        if not self.has_bottleneck:
+            return Outputs(self.model(x)[..., :height, :width], None, [])
+        model: Any = self.model  # what its forward does, but for a check of the size
+        stages = model.encoder(x)
+        logits = model.segmentation_head(model.decoder(stages))
+        cells = None if self.defect_head is None else self.defect_head(stages[-1])
+        if cells is not None and self.defect_gate is not None and not self.training:
+            logits = self.defect_gate(logits, cells)
+        return Outputs(logits[..., :height, :width], cells, list(stages))
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the encoder."""

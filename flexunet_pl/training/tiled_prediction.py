@@ -7,7 +7,16 @@ import numpy.typing as npt
 import torch
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows
+from flexunet_pl.inference.onnx_infer import (
+    InferenceError,
+    Tiling,
+    doubt,
+    highest_probabilities,
+    image_scores,
+    most_probable,
+    tiled_rows,
+)
+from flexunet_pl.training.predicted_images import PredictedImage, tile_scores
 from flexunet_pl.training.task import Batch, SegmentationTask
 
 
@@ -20,17 +29,26 @@ class TiledTask(SegmentationTask):
 
     tiling: Tiling
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[npt.NDArray[np.uint8]]:  # noqa: ARG002  Lightning's signature
-        """Return the class indices uint8 (H, W) of each image of a batch at native size, ``resize`` being "none"."""
-        return [self._mask_in_tiles(image) for image in batch["image"]]
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictedImage]:  # noqa: ARG002  Lightning's signature
+        """Return what is predicted for each image of a batch at native size, ``resize`` being "none"."""
+        return [self._in_tiles(image) for image in batch["image"]]
 
-    def _mask_in_tiles(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
+    def _in_tiles(self, image: torch.Tensor) -> PredictedImage:
         pixels = image.permute(1, 2, 0).cpu().numpy()
-        blocks = tiled_rows(
-            iter([pixels]), pixels.shape[:2], lambda tile: self.run_arrays(tile)["probabilities"], self.tiling
-        )
-        mask = np.concatenate([most_probable(block) for block in blocks])
-        return self.finished_mask(mask)
+        scores: list[tuple[float, float]] = []
+        masks, highest, doubts = [], [], []
+
+        def predict(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            outputs = self.run_arrays(tile)
+            scores.extend(tile_scores(outputs))
+            return np.asarray(outputs["probabilities"])
+
+        for block in tiled_rows(iter([pixels]), pixels.shape[:2], predict, self.tiling):
+            masks.append(most_probable(block))
+            highest.append(highest_probabilities(block))
+            doubts.append(doubt(block))
+        mask = self.finished_mask(np.concatenate(masks))
+        return PredictedImage(mask, np.max(highest, axis=0), image_scores(scores, doubts))
 
 
 def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.memory import keep_freed_memory
+from flexunet_pl.data.manifest import sha256_of
 from flexunet_pl.inference import onnx_infer
 from flexunet_pl.training.runs import find_checkpoint, named_run
 
@@ -55,18 +56,22 @@ class _CheckpointNetwork(onnx_infer.Model):
         try:
             import torch
 
+            from flexunet_pl.training.drift_file import attach_drift
             from flexunet_pl.training.task import SegmentationTask
         except ModuleNotFoundError as error:
             repair = "pip install 'flexunet_pl[train]', or load a bundle that flexunet export wrote"
             raise UserError(f"{path}: a checkpoint needs the package {error.name}; {repair}") from error
         keep_freed_memory()
         task = SegmentationTask.from_checkpoint(path)
+        calibration = attach_drift(task, path)
         try:
             task.to(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
         except (RuntimeError, AssertionError) as error:  # torch was built without the device, or there is none
             reason = str(error).splitlines()[0]
             raise UserError(f"device={device!r} cannot be used ({reason}); use 'cpu', or leave it out") from error
         self.labels = _labels_of(task)
+        self.model_id = sha256_of(path)[:12]
+        self.drift_reference = {} if calibration is None else calibration.facts.get("reference", {})
         self._turn = threading.Lock()
         self._run = task.run_arrays
 

@@ -31,13 +31,13 @@ prediction.mask_index  # the class of each pixel, uint8 (H, W), at the photo's o
 
 def write(job: ExportJob, path: Path) -> None:
     """Write the graph."""
-    export_onnx(job.task.predictor, job.facts, path)
+    export_onnx(job.task.predictor, job.facts, path, job.task.drift)
 
 
 def verify(job: ExportJob, path: Path) -> dict[str, Any]:
     """Compare the graph with the network, on noise and on calibration or demo images."""
     tolerance = TOLERANCE if isinstance(job.task.network, FlexUNet) else ZOO_TOLERANCE
-    return verify_onnx(job.task.predictor, path, job.facts, _images(job), tolerance)
+    return verify_onnx(job.task.predictor, path, job.facts, _images(job), tolerance, job.task.drift)
 
 
 def _images(job: ExportJob) -> Iterable[UInt8Array]:

@@ -1,0 +1,79 @@
+"""The callback that writes what predict finds: masks, overlays and summary.csv."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
+
+from flexunet_pl.core import console
+from flexunet_pl.core.csv_text import csv_text
+from flexunet_pl.core.files import atomic_path, write_text
+from flexunet_pl.data.datamodule import SegmentationDataModule
+from flexunet_pl.data.samples import read_image
+from flexunet_pl.inference.onnx_infer import SUMMARY_HEADER, drift_line
+from flexunet_pl.training.callbacks import warn_of_background
+from flexunet_pl.training.task import SegmentationTask
+from flexunet_pl.visualization.pictures import overlay, save_picture
+
+SUMMARY = "summary.csv"
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write each predicted mask as an index PNG with the palette, and its overlay into the subfolder ``overlays/``.
+
+    At the end ``summary.csv`` is written, with the columns that infer writes, and a line printed on images that are
+    unlike the training set.
+    """
+
+    def __init__(self, out: Path, overlays: bool = True) -> None:
+        """Write into the folder ``out``, creating it if needed; existing masks of the same name are replaced."""
+        super().__init__(write_interval="batch")
+        self.out = out
+        self.overlays = overlays
+        self._rows: list[Any] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,  # noqa: ARG002  Lightning's signature
+        batch: dict[str, Any],
+        batch_idx: int,  # noqa: ARG002  Lightning's signature
+        dataloader_idx: int,  # noqa: ARG002  Lightning's signature
+    ) -> None:
+        """Write the masks of one batch; each process writes its own."""
+        palette = cast(SegmentationTask, pl_module).palette
+        # Lightning declares it nowhere.
+        rules = cast(SegmentationDataModule, trainer.datamodule).rules  # type: ignore[attr-defined]
+        for name, path, found in zip(batch["name"], batch["path"], prediction, strict=True):
+            self._rows += found.rows(path, palette.names)
+            picture = Image.fromarray(found.mask_index)
+            picture.putpalette(palette.flat())
+            with atomic_path(self.out / f"{name}.png") as temporary:
+                picture.save(temporary)
+            if self.overlays:
+                image = read_image(Path(path), rules)
+                save_picture(self.out / "overlays" / f"{name}.png", overlay(image, found.mask_index, palette.colors))
+
+    def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the summary of all processes, and warn if no mask of any process has a defect."""
+        rows = _of_all_processes(self._rows)
+        if trainer.is_global_zero:
+            write_text(self.out / SUMMARY, csv_text(SUMMARY_HEADER, rows))
+            if line := drift_line(rows):
+                console.say(line.rstrip())
+        warn_of_background(cast(SegmentationTask, pl_module))
+
+
+def _of_all_processes(rows: list[Any]) -> list[Any]:
+    """Return the rows of all processes by file name, in each of them."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return rows
+    parts: list[list[Any]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, rows)
+    return sorted((row for part in parts for row in part), key=lambda row: row[0])
