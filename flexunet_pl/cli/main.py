@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "turn a run or a checkpoint into a bundle that runs anywhere: export RUN",
     "infer": "segment images with a bundle, without torch",
     "report": "write a page on how good a model is: report RUN",
+    "decide": "choose by which threshold a piece is OK or NG: decide RUN --escape-rate 0.02",
     "compare": "write a page on two models side by side: compare RUN RUN",
     "tune-min-area": "find the area below which predicted regions are noise",
     "summary": "describe a network and draw it",

@@ -19,6 +19,7 @@ from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.samples import MASK_SUFFIXES, ReadingRules, read_image
 from flexunet_pl.data.sizing import resize_nearest
+from flexunet_pl.inference.onnx_infer import Decision
 from flexunet_pl.training.trained_model import load_network, model_file, user_errors
 
 FloatArray = npt.NDArray[np.float32]
@@ -32,6 +33,7 @@ class ImagePrediction(NamedTuple):
     # (h, w, K) at the size the network saw, padding left out; K = 1 is the probability of the second of two classes.
     probabilities: FloatArray | None  # None where only masks are known
     defect_probability: float | None = None  # that the image shows any defect, 0..1
+    decision: Decision | None = None  # whether the piece is good; None where only masks are known
 
 
 class Clock:
@@ -106,7 +108,7 @@ class NetworkModel:
                 f"{pair.image}: the model gives probabilities that are no numbers; its training has diverged: use an "
                 "earlier checkpoint, or train again with a lower learning rate"
             )
-        return ImagePrediction(image, found.mask_index, found.probabilities, found.defect_probability)
+        return ImagePrediction(image, *found)
 
 
 class PredictedMasks:
