@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from flexunet_pl.core.console import say
 from flexunet_pl.core.errors import UserError
@@ -66,10 +67,10 @@ def decide(
     if run is None and out is None:
         raise UserError(f"decide {model}: --out DIR is not given; only a run folder keeps a decision itself")
     folder = out if out is not None else Path(run or "") / "decision"
-    places = {"data": data, "images": None, "masks": None}
+    places: dict[str, Any] = {"data": data, "images": None, "masks": None}
     if data is None and run is not None:
-        places = split_data_of(run, split)
-        antialiased_masks = bool(places.pop("antialiased_masks")) or antialiased_masks
+        places |= split_data_of(run, split)
+        antialiased_masks = antialiased_masks or places["antialiased_masks"]
     with pixel_limit(max_pixels):
         images = find_images_with_truth(places["data"], split, places["images"], places["masks"], antialiased_masks)
         kind = {"valid": "validation", "train": "training"}.get(split, split)

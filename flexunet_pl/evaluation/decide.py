@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from flexunet_pl import __version__
@@ -18,13 +17,14 @@ from flexunet_pl.core.files import write_json, write_text
 from flexunet_pl.core.types import Pair
 from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.masks import read_mask
-from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
+from flexunet_pl.data.palette import Palette
 from flexunet_pl.evaluation import decisions
 from flexunet_pl.evaluation.decisions import Outcome, Piece, percent
 from flexunet_pl.evaluation.evaluator import WORKERS, in_order
 from flexunet_pl.evaluation.images import ImageSet, check_truth, palette_of_truth
+from flexunet_pl.evaluation.judgement import judgement
 from flexunet_pl.evaluation.models import NetworkModel, open_model
-from flexunet_pl.inference.onnx_infer import Acceptance, InferenceError, Region, find_regions
+from flexunet_pl.inference.onnx_infer import Acceptance, InferenceError
 from flexunet_pl.training.decision_file import FILE
 from flexunet_pl.visualization.decision_chart import decision_chart
 from flexunet_pl.visualization.pictures import save_picture
@@ -111,7 +111,7 @@ def decide(path: Path, images: ImageSet, kind: str, wish: Wish, run: Path | None
         "draws": wish.draws,
         "seed": wish.seed,
         "images": images.facts,
-        "checkpoint": Path(model.facts["path"]).name,
+        "checkpoint": Path(str(model.facts["path"])).name,
         "checkpoint_sha256": model.facts["sha256"],
         "version": __version__,
         "curve": decisions.curve(pieces),
@@ -139,29 +139,12 @@ def judge(model: NetworkModel, images: ImageSet, palette: Palette) -> list[Piece
 
     def work(pair: Pair) -> tuple[float, bool, bool]:
         truth, _ = read_mask(pair.mask, palette, images.antialiased)
-        found = model.predict(pair).decision
-        if found is None:
-            raise ValueError("a network decides every piece")
-        return found.score, is_defective(truth, acceptance, palette.names), allows_all(acceptance, found.regions)
+        return judgement(model.predict(pair), truth, acceptance, palette.names)
 
     groups = images.groups if images.groups is not None else [pair.name for pair in images.pairs]
     with ThreadPoolExecutor(WORKERS) as pool:
         found = progress(in_order(pool, work, images.pairs), "Deciding", len(images.pairs))
         return [Piece(pair.name, group, *facts) for pair, group, facts in zip(images.pairs, groups, found, strict=True)]
-
-
-def is_defective(truth: UInt8Array, acceptance: Acceptance, names: Sequence[str]) -> bool:
-    """Whether a truth uint8 (H, W), 255 = ignore, has a defect that no rule allows."""
-    defects = np.where(truth == IGNORE_INDEX, np.uint8(0), truth)
-    if not acceptance.rules or not defects.any():
-        return bool(defects.any())
-    regions = find_regions(defects, np.ones((1, 1), dtype=np.float32), names)
-    return not allows_all(acceptance, regions)
-
-
-def allows_all(acceptance: Acceptance, regions: Sequence[Region] | None) -> bool:
-    """Whether there are regions and the rules allow all of them, so that the piece is OK whatever its score."""
-    return acceptance._replace(threshold=0.0).decide(1.0, regions).verdict == "OK"
 
 
 def _is_shown(chosen: Outcome, wish: Wish) -> bool:
@@ -196,7 +179,7 @@ def _conclusions(chosen: Outcome, known: dict[str, list[float] | None], wish: Wi
     ends = known["threshold_interval"]
     width = f" (95 % interval {ends[0]:.4g} to {ends[1]:.4g})" if ends is not None else ""
     lines = [f"Threshold {chosen.threshold:.4g}{width}: {decisions.statement(chosen, kind)}."]
-    if (ends := known["overkill_interval"]) is not None:
+    if (ends := known["overkill_interval"]) is not None and ends[0] < ends[1]:  # no width: too few, or none
         lines.append(f"95 % interval of the overkill, the choice of the threshold included: {_range(ends)}.")
     if chosen.overkill_rate is None:
         lines.append("No image is good, so nothing says how many good pieces are rejected; add good images.")

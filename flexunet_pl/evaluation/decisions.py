@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.inference.onnx_infer import Acceptance
 from flexunet_pl.nn.bootstrap import FEWEST_GROUPS, LEVEL, group_weights, interval
 
 FloatArray = npt.NDArray[np.float64]
@@ -219,6 +220,14 @@ def to_mapping(outcome: Outcome) -> dict[str, Any]:
         "overkill_rate": outcome.overkill_rate,
         "level": LEVEL,
     }
+
+
+def decision_mapping(pieces: Sequence[Piece], acceptance: Acceptance) -> dict[str, Any] | None:
+    """Return what a model's own threshold does to pieces, as plain data for scores.json; None without any."""
+    if not pieces:
+        return None
+    facts = acceptance._asdict() | {"rules": [dict(rule) for rule in acceptance.rules]}
+    return facts | to_mapping(outcome_at(pieces, acceptance.threshold)) | {"curve": curve(pieces)}
 
 
 def _effective(piece: Piece) -> float:

@@ -19,7 +19,7 @@ from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.samples import MASK_SUFFIXES, ReadingRules, read_image
 from flexunet_pl.data.sizing import resize_nearest
-from flexunet_pl.inference.onnx_infer import Decision
+from flexunet_pl.inference.onnx_infer import Acceptance, Decision
 from flexunet_pl.training.trained_model import load_network, model_file, user_errors
 
 FloatArray = npt.NDArray[np.float32]
@@ -66,6 +66,10 @@ class Model(Protocol):
     facts: dict[str, Any]
     clock: "Clock"
 
+    @property
+    def acceptance(self) -> Acceptance:
+        """When it calls a piece good."""
+
     def keep_small_regions(self) -> None:
         """From now on predict without the rule that makes small regions background."""
 
@@ -93,6 +97,11 @@ class NetworkModel:
             "min_region_area": labels.min_region_area,
         }
         self.clock = Clock()
+
+    @property
+    def acceptance(self) -> Acceptance:
+        """When it calls a piece good; see :class:`Model`."""
+        return self.network.labels.acceptance
 
     def keep_small_regions(self) -> None:
         """Predict without the rule; see :class:`Model`."""
@@ -126,6 +135,7 @@ class PredictedMasks:
         self.colors = self.palette
         self.facts = {"kind": "predicted masks", "path": str(path), "masks": len(self.files)}
         self.clock = Clock()
+        self.acceptance = Acceptance()
 
     def keep_small_regions(self) -> None:
         """Do nothing: these masks are as they are; see :class:`Model`."""

@@ -43,8 +43,8 @@ EXTRAS = {
     "overlays": "also write the images with the classes painted over them, to DIR/overlays",
     "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
 }
-SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
-SUMMARY_HEADER += (DEFECT_OUTPUT, "decision")
+SUMMARY_HEADER = ["file", "class", "pixels", "share", "regions", "largest_region", "highest_probability"]
+SUMMARY_HEADER += [DEFECT_OUTPUT, "decision"]
 # Sizes of a region, which rules limit as max_SIZE, and the power of mm per pixel in them.
 SIZES = {"area_px": 0, "length_px": 0, "width_px": 0, "area_mm2": 2, "length_mm": 1, "width_mm": 1}
 RULE_KEYS, MOST_REGIONS = ("class", *(f"max_{size}" for size in (*SIZES, "count")), "decision"), 1000  # the largest
@@ -130,7 +130,7 @@ class Acceptance(NamedTuple):
     def decide(self, score: float, regions: Sequence[Region] | None) -> Decision:
         """Decide by the probability of a defect and :func:`find_regions`; without regions no rule allows any."""
         marked = None if regions is None else self.allow(regions)
-        is_allowed = bool(marked) and len(marked) < MOST_REGIONS and all(region.is_allowed for region in marked)
+        is_allowed = marked is not None and 0 < len(marked) < MOST_REGIONS and all(one.is_allowed for one in marked)
         return Decision("OK" if score < self.threshold or is_allowed else "NG", score, marked)
 
     def to_mapping(self, decisions: Mapping[str, Decision]) -> dict[str, Any]:
@@ -765,7 +765,7 @@ def infer_files(
     content = model.labels.acceptance.to_mapping(decisions)
     with _whole(out / "decisions.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    sys.stderr.write(f"{content['summary']}\n")
+    sys.stderr.write(f"{content['summary']}\n" * bool(decisions))
     return failed
 
 

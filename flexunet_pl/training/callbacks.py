@@ -22,6 +22,8 @@ from flexunet_pl.data.dataset import ImageDataset
 from flexunet_pl.data.samples import find_images, read_image
 from flexunet_pl.nn.metric_registry import metrics_of
 from flexunet_pl.nn.metrics import mask_from_logits
+from flexunet_pl.training.decision_file import acceptance_of
+from flexunet_pl.training.decision_writer import DecisionWriter
 from flexunet_pl.training.epoch_pictures import WORST, Shot, write_epoch, write_strip, write_worst
 from flexunet_pl.training.loggers import log_picture
 from flexunet_pl.training.run_status import status_of
@@ -178,7 +180,8 @@ class PredictionWriter(BasePredictionWriter):
         """Write the masks of one batch; each process writes its own."""
         palette = _task(pl_module).palette
         rules = _datamodule(trainer).rules
-        for name, path, mask_index in zip(batch["name"], batch["path"], prediction, strict=True):
+        for name, path, found in zip(batch["name"], batch["path"], prediction, strict=True):
+            mask_index = found.mask_index
             picture = Image.fromarray(mask_index)
             picture.putpalette(palette.flat())
             with atomic_path(self.out / f"{name}.png") as temporary:
@@ -190,6 +193,12 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Warn if no mask of any process has a defect."""
         warn_of_background(_task(pl_module))
+
+
+def prediction_writers(out: Path, checkpoint: Path, task: SegmentationTask) -> list[Callback]:
+    """Return what writes the masks of a checkpoint's task, and the decisions on its images, into ``out``."""
+    names = task.palette.names
+    return [PredictionWriter(out), DecisionWriter(out, acceptance_of(checkpoint, names), names)]
 
 
 class ValidationTable(Callback):

@@ -248,7 +248,7 @@ class TrainerCLI(LightningCLI):
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")
-            writers.append(callbacks.PredictionWriter(Path(config.out)))
+            writers += callbacks.prediction_writers(Path(config.out), Path(config.ckpt_path), self.model)
         self.trainer_defaults["callbacks"] = writers
         self._make_trainer()
         if is_first_process():

@@ -24,7 +24,7 @@ from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.inference.onnx_infer import without_small_regions
 from flexunet_pl.nn.background import BackgroundCounter
-from flexunet_pl.nn.defect_head import defect_loss, image_logit, logits_and_cells
+from flexunet_pl.nn.defect_head import defect_loss, logits_and_cells
 from flexunet_pl.nn.ensemble import flipped
 from flexunet_pl.nn.losses import LOSSES, build_loss
 from flexunet_pl.nn.metric_registry import PRIMARY
@@ -33,6 +33,12 @@ from flexunet_pl.nn.networks import DEFAULT_NETWORK, build_network, checked_num_
 from flexunet_pl.training import optim, schedules
 from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.metric_states import restore_states, saved_states
+from flexunet_pl.training.predicted_image import (
+    PredictedImage,
+    defect_probabilities,
+    output_arrays,
+    predicted_image,
+)
 from flexunet_pl.training.recipes import fill_model
 from flexunet_pl.training.training_size import check_training_size
 
@@ -187,12 +193,7 @@ class SegmentationTask(lightning.LightningModule):
     @torch.inference_mode()
     def run_arrays(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Map images uint8 (N, H, W, C) to what exported models return (export.onnx.OUTPUTS)."""
-        logits, cells = self.logits_and_cells(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device))
-        both = logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
-        outputs = {"probabilities": both.permute(0, 2, 3, 1), "mask": mask_from_logits(logits).to(torch.uint8)}
-        if cells is not None:
-            outputs["defect_probability"] = image_logit(cells.float()).sigmoid()
-        return {name: output.cpu().numpy() for name, output in outputs.items()}
+        return output_arrays(*self.logits_and_cells(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch.
@@ -229,9 +230,13 @@ class SegmentationTask(lightning.LightningModule):
             height, width = predicted.shape
             self.test_scores.update_masks(torch.from_numpy(predicted).to(native.device), native[:height, :width])
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[npt.NDArray[np.uint8]]:
-        """Return the class indices uint8 (H, W) of each image at its own size."""
-        return self._native_masks(self(batch["image"]), batch)
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictedImage]:
+        """Return the mask of each image at its own size, and how sure the network is."""
+        outputs = output_arrays(*self.logits_and_cells(batch["image"]))
+        masks = [self.finished_mask(mask) for mask in map(self.sizing.restore_mask, outputs["mask"], batch["size"])]
+        sizes = [self.sizing.content_size(*size) for size in batch["size"]]  # without padding
+        seen = [one[:height, :width] for one, (height, width) in zip(outputs["probabilities"], sizes, strict=True)]
+        return list(map(predicted_image, masks, seen, defect_probabilities(outputs)))
 
     def _native_masks(self, logits: Tensor, batch: Batch) -> list[npt.NDArray[np.uint8]]:
         masks = mask_from_logits(logits).to(torch.uint8).cpu().numpy()

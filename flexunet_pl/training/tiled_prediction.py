@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, most_probable, tiled_rows
+from flexunet_pl.inference.onnx_infer import InferenceError, Tiling, certainty_of, most_probable, tiled_rows
+from flexunet_pl.training.predicted_image import PredictedImage, defect_probabilities
 from flexunet_pl.training.task import Batch, SegmentationTask
 
 
@@ -20,17 +21,25 @@ class TiledTask(SegmentationTask):
 
     tiling: Tiling
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[npt.NDArray[np.uint8]]:  # noqa: ARG002  Lightning's signature
-        """Return the class indices uint8 (H, W) of each image of a batch at native size, ``resize`` being "none"."""
-        return [self._mask_in_tiles(image) for image in batch["image"]]
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictedImage]:  # noqa: ARG002  Lightning's signature
+        """Return the mask of each image of a batch at native size, ``resize`` being "none"."""
+        return [self._predict_in_tiles(image) for image in batch["image"]]
 
-    def _mask_in_tiles(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
+    def _predict_in_tiles(self, image: torch.Tensor) -> PredictedImage:
         pixels = image.permute(1, 2, 0).cpu().numpy()
-        blocks = tiled_rows(
-            iter([pixels]), pixels.shape[:2], lambda tile: self.run_arrays(tile)["probabilities"], self.tiling
-        )
-        mask = np.concatenate([most_probable(block) for block in blocks])
-        return self.finished_mask(mask)
+        chances: list[float] = []
+
+        def run_tile(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            outputs = self.run_arrays(tile)
+            chances.append(float(defect_probabilities(outputs)[0]))
+            return outputs["probabilities"]
+
+        masks, certainties = [], []
+        for block in tiled_rows(iter([pixels]), pixels.shape[:2], run_tile, self.tiling):  # each overwrites the last
+            masks.append(most_probable(block))
+            certainties.append(certainty_of(block).copy())
+        mask_index = self.finished_mask(np.concatenate(masks))
+        return PredictedImage(mask_index, np.concatenate(certainties), max(chances))
 
 
 def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:

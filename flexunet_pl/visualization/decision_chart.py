@@ -49,7 +49,8 @@ def decision_chart(decision: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9)
     trade.xaxis.set_major_formatter(PercentFormatter(1.0))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
