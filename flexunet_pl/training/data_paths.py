@@ -59,7 +59,7 @@ def split_data_of(run: Path, split: str) -> dict[str, Any]:
     """Return where images of a run are: ``data``, or ``images`` and ``masks``, and ``antialiased_masks``.
 
     Raises:
-        UserError: If its config names no data, or cannot be read.
+        UserError: If its config names no data, or cannot be read, or the split is a fold.
     """
     config = run / CONFIG
     split_folders = [f"{split}_{kind}" for kind in ("images", "masks")]
@@ -69,6 +69,11 @@ def split_data_of(run: Path, split: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{config}: does not say which data it used ({reason}); name them with --data") from error
+    if split != "test" and data.get("fold") is not None:
+        raise UserError(
+            f"{config}: this run validates on fold {data['fold']} of its data set, which is no folder of its own; name "
+            "another folder with images and masks"
+        )
     # Relative paths of a saved config are relative to its folder.
     places = {key: run / data[key] for key in ("root", *split_folders) if isinstance(data.get(key), str)}
     facts = {"antialiased_masks": bool(data.get("antialiased_masks"))}

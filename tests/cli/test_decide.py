@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from onnx_models import write_model
 from PIL import Image
 from report_data import Numbers, look_up, write_case, write_cases
@@ -185,3 +186,22 @@ def test_without_good_pieces_a_threshold_is_chosen_and_overkill_unknown(
     assert main(["decide", str(model), str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 0
     assert "No image is good, so nothing says how many good pieces are rejected" in capsys.readouterr().out
     assert read(tmp_path / "out" / "decision.json")["overkill_rate"] is None
+
+
+def test_a_run_decides_by_its_own_validation_images_unless_these_are_a_fold(
+    decided_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(decided_run, run)
+    assert main(["decide", str(run), "--draws", "0", "--out", str(tmp_path / "chart")]) == 0
+    content = read(run / "decision.json")
+    assert content["images"]["split"] == "valid"
+    assert "validation images" in content["statement"]
+    assert content["rules"] == []
+    assert (tmp_path / "chart" / "decision.png").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["fold"] = 1
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["decide", str(run)]) == 2
+    assert "this run validates on fold 1 of its data set" in capsys.readouterr().err
+    assert read(run / "decision.json") == content
