@@ -50,8 +50,9 @@ class Model:
             overlap: Overlap of the tiles in pixels (default: 128, or a quarter of the side if that is less).
 
         Returns:
-            Mask and probabilities at the image's own size, and the regions of defects. Probabilities are resized by
-            nearest neighbour like the mask, so the mask is their argmax except where the model removes small regions.
+            Mask and probabilities at the image's own size, the regions of defects, and OK or NG. Probabilities are
+            resized by nearest neighbour like the mask, so the mask is their argmax except where the model removes
+            small regions.
 
         Raises:
             UserError: If the image cannot be read or does not fit the model, or the tiles do not advance.
@@ -70,8 +71,8 @@ class Model:
             found = self._network.predict(pixels, tiling)
         size = (found.mask_index.shape[0], found.mask_index.shape[1])
         probabilities = np.dstack([resize_nearest(plane, size) for plane in np.moveaxis(found.probabilities, 2, 0)])
-        regions = _regions(found.mask_index, probabilities, labels.names)
-        scores = found.defect_probability, found.uncertainty, found.drift_score
+        regions = _regions(found.decision, labels.names)
+        scores = found.defect_probability, found.decision.verdict, found.uncertainty, found.drift_score
         return Prediction(found.mask_index, probabilities, regions, *scores)
 
 
@@ -175,23 +176,17 @@ def _options(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"--{prefix}{key}={text}"
 
 
-def _regions(mask: UInt8Array, probabilities: FloatArray, names: Sequence[str]) -> tuple[Region, ...]:
-    """Return the 8-connected regions of a mask uint8 (H, W), background excluded, largest first."""
-    first, _, upper, lower = onnx_infer.find_runs(mask)
-    roots = onnx_infer.connect(len(first), upper, lower)
-    lengths = np.diff(first, append=mask.size)
-    channel = mask * np.intp(probabilities.shape[2] > 1)  # the one sigmoid channel is that of class 1
-    chosen = np.take_along_axis(probabilities, channel[..., None], axis=2)
-    sums = np.add.reduceat(chosen.ravel(), first, dtype=np.float64)
-    rows, columns = np.divmod(first, mask.shape[1])
-    areas, totals = np.bincount(roots, lengths), np.bincount(roots, sums)
-    sides = columns.copy(), rows.copy(), columns + lengths, rows + 1
-    for side, extreme in zip(sides, (np.minimum, np.minimum, np.maximum, np.maximum), strict=True):
-        extreme.at(side, roots, side.copy())
-    regions = []
-    for root in np.unique(roots):
-        if index := int(mask.flat[first[root]]):
-            x0, y0, x1, y1 = (int(side[root]) for side in sides)
-            score = float(totals[root] / areas[root])
-            regions.append(Region(names[index], index, (x0, y0, x1, y1), int(areas[root]), score))
-    return tuple(sorted(regions, key=lambda region: -region.area))
+def _regions(decision: onnx_infer.Decision, names: Sequence[str]) -> tuple[Region, ...]:
+    return tuple(
+        Region(
+            class_name=one.name,
+            class_index=names.index(one.name),
+            box=one.box,
+            area=one.area,
+            score=one.confidence,
+            length=one.length,
+            width=one.width,
+            is_allowed=one.is_allowed,
+        )
+        for one in decision.regions or ()
+    )

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from flexunet_pl.core.arguments import PROGRAM, hinted
+from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.inference.onnx_infer import InferenceError, main
 
 
 class _Parser(ArgumentParser):
+    load_rules = staticmethod(load_yaml)
+
     def error(self, message: str) -> NoReturn:
         text = hinted(message, lambda _name: (option[2:] for option in self._option_string_actions))
         raise InferenceError(f"{text}; --help lists the options")

@@ -37,6 +37,7 @@ COMMANDS = {
     "drift": "calibrate how far images may be from the training set: drift RUN",
     "monitor": "see whether the line is still the same, from a log of infer: monitor LOG",
     "report": "write a page on how good a model is: report RUN",
+    "decide": "choose by which threshold a piece is OK or NG: decide RUN --escape-rate 0.02",
     "compare": "write a page on two models side by side: compare RUN RUN",
     "tune-min-area": "find the area below which predicted regions are noise",
     "summary": "describe a network and draw it",

@@ -108,6 +108,9 @@ class Region:
         box: (x0, y0, x1, y1) in pixels; x1 and y1 are exclusive.
         area: Number of pixels.
         score: Mean probability of the class over the region, 0..1.
+        length: Longer side of the smallest rectangle around its pixels, in pixels.
+        width: Shorter side of that rectangle, in pixels.
+        is_allowed: Whether a rule of the model says that it is no reason to reject a piece.
     """
 
     class_name: str
@@ -115,6 +118,9 @@ class Region:
     box: tuple[int, int, int, int]
     area: int
     score: float
+    length: float = 0.0
+    width: float = 0.0
+    is_allowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,9 @@ class Prediction:
     Attributes:
         mask: Class indices, uint8 (H, W), at the image's own size.
         probabilities: float32 (H, W, K), 0..1; K = 1 is the probability of the second of two classes.
-        regions: The connected regions of all classes but the background, largest first.
+        regions: The connected regions of all classes but the background, largest first; at most 1,000.
         defect_probability: That the image shows any defect, 0..1.
+        decision: "OK" or "NG", by the model's threshold for ``defect_probability`` and its rules.
         uncertainty: How unsure the model is, 0..1: the mean of 1 - margin of the two most likely classes over pixels
             that may be defect, or the highest probability of a defect if there are none.
         drift_score: How far the image is from the training set, above 1.0 farther than good images are; None if the
@@ -136,5 +143,6 @@ class Prediction:
     probabilities: npt.NDArray[np.float32]
     regions: tuple[Region, ...] = ()
     defect_probability: float | None = None
+    decision: str | None = None
     uncertainty: float | None = None
     drift_score: float | None = None

@@ -12,6 +12,7 @@ from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.evaluation.image_counts import ImageCounts, count_image
 from flexunet_pl.evaluation.images import ImageSet, check_truth, find_images_with_truth, palette_of_truth
+from flexunet_pl.evaluation.judgement import judgement
 from flexunet_pl.evaluation.models import Model, PredictedMasks, open_model
 from flexunet_pl.evaluation.totals import Totals
 from flexunet_pl.visualization.panels import FOLDER, write_panel
@@ -53,12 +54,17 @@ def evaluate(models: Sequence[tuple[str, Model]], images: ImageSet, palette: Pal
     Raises:
         UserError: If an image or a predicted mask cannot be used.
     """
-    totals = [Totals(palette) for _ in models]
+    totals = [Totals(palette, model.acceptance) for _, model in models]
 
     def work(pair: Pair) -> tuple[list[ImageCounts], bytes]:
         truth, _ = read_mask(pair.mask, palette, images.antialiased)
         predictions = [model.predict(pair) for _, model in models]
-        counts = [count_image(one, truth, len(palette)) for one in predictions]
+        counts = [
+            count_image(one, truth, len(palette))._replace(
+                judgement=None if one.decision is None else judgement(one, truth, model.acceptance, palette.names)
+            )
+            for (_, model), one in zip(models, predictions, strict=True)
+        ]
         drawn = [(name, one.mask_index) for (name, _), one in zip(models, predictions, strict=True)]
         return counts, write_panel(out / FOLDER / f"{pair.name}.jpg", predictions[0].image, truth, drawn, palette)
 

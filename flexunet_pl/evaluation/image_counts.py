@@ -40,6 +40,7 @@ class ImageCounts(NamedTuple):
     is_emptied: bool  # and it had regions before small ones were removed, as far as the probabilities tell
     probabilities: ProbabilityCounts | None  # None where only masks are known
     defect_probability: float | None  # that the image shows any defect; None where only masks are known
+    judgement: tuple[float, bool, bool] | None = None  # see evaluation.judgement; None where only masks are known
 
     @property
     def dice(self) -> float:

@@ -19,6 +19,7 @@ from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.samples import MASK_SUFFIXES, ReadingRules, read_image
 from flexunet_pl.data.sizing import resize_nearest
+from flexunet_pl.inference.onnx_infer import Acceptance, Decision
 from flexunet_pl.training.trained_model import load_network, model_file, user_errors
 
 FloatArray = npt.NDArray[np.float32]
@@ -32,6 +33,7 @@ class ImagePrediction(NamedTuple):
     # (h, w, K) at the size the network saw, padding left out; K = 1 is the probability of the second of two classes.
     probabilities: FloatArray | None  # None where only masks are known
     defect_probability: float | None = None  # that the image shows any defect, 0..1
+    decision: Decision | None = None  # whether the piece is good; None where only masks are known
 
 
 class Clock:
@@ -64,6 +66,10 @@ class Model(Protocol):
     facts: dict[str, Any]
     clock: "Clock"
 
+    @property
+    def acceptance(self) -> Acceptance:
+        """When it calls a piece good."""
+
     def keep_small_regions(self) -> None:
         """From now on predict without the rule that makes small regions background."""
 
@@ -92,6 +98,11 @@ class NetworkModel:
         }
         self.clock = Clock()
 
+    @property
+    def acceptance(self) -> Acceptance:
+        """When it calls a piece good; see :class:`Model`."""
+        return self.network.labels.acceptance
+
     def keep_small_regions(self) -> None:
         """Predict without the rule; see :class:`Model`."""
         self.network.labels = self.network.labels._replace(min_region_area=0)
@@ -106,7 +117,7 @@ class NetworkModel:
                 f"{pair.image}: the model gives probabilities that are no numbers; its training has diverged: use an "
                 "earlier checkpoint, or train again with a lower learning rate"
             )
-        return ImagePrediction(image, found.mask_index, found.probabilities, found.defect_probability)
+        return ImagePrediction(image, *found[:4])
 
 
 class PredictedMasks:
@@ -124,6 +135,7 @@ class PredictedMasks:
         self.colors = self.palette
         self.facts = {"kind": "predicted masks", "path": str(path), "masks": len(self.files)}
         self.clock = Clock()
+        self.acceptance = Acceptance()
 
     def keep_small_regions(self) -> None:
         """Do nothing: these masks are as they are; see :class:`Model`."""

@@ -13,10 +13,12 @@ from flexunet_pl.data.palette import Palette
 from flexunet_pl.evaluation.boundary import BoundaryCounts
 from flexunet_pl.evaluation.calibration import Calibration
 from flexunet_pl.evaluation.curves import ClassHistogram, DetectionHistogram
+from flexunet_pl.evaluation.decisions import Piece, decision_mapping
 from flexunet_pl.evaluation.detection_metrics import DetectionCounts
 from flexunet_pl.evaluation.image_counts import ImageCounts
 from flexunet_pl.evaluation.image_decisions import ImageScores
 from flexunet_pl.evaluation.regions import Regions, by_size
+from flexunet_pl.inference.onnx_infer import Acceptance
 from flexunet_pl.nn.bootstrap import (
     draw_counts,
     group_counts,
@@ -46,11 +48,15 @@ class Totals:
     Attributes:
         rows: For each image its scores, as plain data.
         confusions: For each image its confusion matrix (K, K).
+        acceptance: When a piece is called good.
+        pieces: The images as pieces that are good or not; empty where only masks are known.
     """
 
-    def __init__(self, palette: Palette) -> None:
-        """Start with no image."""
+    def __init__(self, palette: Palette, acceptance: Acceptance | None = None) -> None:
+        """Start with no image; by default pieces are decided as by a model without a chosen threshold."""
         classes = len(palette)
+        self.acceptance = Acceptance() if acceptance is None else acceptance
+        self.pieces: list[Piece] = []
         self.palette = palette
         self.rows: list[dict[str, Any]] = []
         self.confusions: list[IntArray] = []
@@ -78,6 +84,10 @@ class Totals:
         self._background.append(counts.is_background)
         self._emptied.append(counts.is_emptied)
         self.rows.append(_row(name, group, counts, self.palette.names))
+        if counts.judgement is not None:
+            piece = Piece(name, name if group is None else group, *counts.judgement)
+            self.pieces.append(piece)
+            self.rows[-1]["outcome"] = piece.outcome(self.acceptance.threshold)
         if counts.defect_probability is not None:
             self._images.add(counts.defect_probability, is_defective=bool(counts.confusion[1:].any()))
         if counts.probabilities is not None:
@@ -129,6 +139,7 @@ class Totals:
         }
         mapping["by_size"] = by_size(detection.regions)
         mapping["calibration"] = self._calibrated()
+        mapping["decision"] = decision_mapping(self.pieces, self.acceptance)
         mapping["intervals"] = self._intervals(bootstrap) if bootstrap.draws else None
         mapping["per_image"] = self.rows
         return mapping

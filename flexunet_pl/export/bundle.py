@@ -15,6 +15,7 @@ from flexunet_pl.export.bundle_folder import CHECK, LABELS, bundle_folder, refus
 from flexunet_pl.export.int8.calibration import Pictures
 from flexunet_pl.export.registry import Exporter, ExportJob, chosen_exporters, load_formats
 from flexunet_pl.summary.source import PICTURE, TEXT, describe_task, write_summary
+from flexunet_pl.training.decision_file import exported_decision
 from flexunet_pl.training.drift_file import attach_drift
 from flexunet_pl.training.task import SegmentationTask
 
@@ -115,6 +116,7 @@ def facts_of(task: SegmentationTask, ckpt: Path) -> dict[str, Any]:
         "size_multiple": task.size_multiple,
         "fixed_size": None if takes_any_size else image_size,
         "min_region_area": settings["min_region_area"],
+        "decision": exported_decision(ckpt),
         "checkpoint_sha256": sha256_of(ckpt),
         "network": settings["network"]["name"],
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import difflib
 import glob
 import io
 import itertools
@@ -26,10 +27,9 @@ UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Size = tuple[int, int]  # (height, width)
-Run = Callable[
-    [UInt8Array], Any
-]  # images uint8 (N, H, W, C) -> a mapping of the OUTPUTS, perhaps DEFECT_ and DRIFT_OUTPUT
+Run = Callable[[UInt8Array], Any]  # images uint8 (N, H, W, C) -> a mapping of OUTPUTS and perhaps the other two
 Predict = Callable[[UInt8Array], FloatArray]  # image uint8 (1, h, w, C) -> probabilities float32 (1, h, w, K)
+Result = tuple[list[Any], "Decision"]  # rows of summary.csv on a file, and its decision
 
 METADATA_KEY, METADATA_FORMAT = "flexunet_pl", 1
 OUTPUTS, DEFECT_OUTPUT, DRIFT_OUTPUT = ("probabilities", "mask"), "defect_probability", "drift_score"
@@ -44,10 +44,12 @@ EXTRAS = {
     "overlays": "also write the images with the classes painted over them, to DIR/overlays",
     "probabilities": "also write the probabilities (h, w, K) at the network's size, to DIR/probabilities/NAME.npz",
 }
-SUMMARY_HEADER = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability", DEFECT_OUTPUT)
-CLASS_COLUMNS = len(SUMMARY_HEADER) - 1  # those on a class; the others are on the whole image
-SUMMARY_HEADER += ("uncertainty", DRIFT_OUTPUT)
+OF_CLASS = ("file", "class", "pixels", "share", "regions", "largest_region", "highest_probability")
+SUMMARY_HEADER = (*OF_CLASS, DEFECT_OUTPUT, "decision", "uncertainty", DRIFT_OUTPUT)  # the last ones are on an image
 DRIFT_BORDER, CONTESTED = 1.0, 0.05  # of a drift score; P(defect) from which a pixel counts in the uncertainty
+# Sizes of a region, which rules limit as max_SIZE, and the power of mm per pixel in them.
+SIZES = {"area_px": 0, "length_px": 0, "width_px": 0, "area_mm2": 2, "length_mm": 1, "width_mm": 1}
+RULE_KEYS, MOST_REGIONS = ("class", *(f"max_{size}" for size in (*SIZES, "count")), "decision"), 1000  # the largest
 IGNORE_INDEX, DEFAULT_MAX_PIXELS, DEFAULT_OVERLAP = 255, 100_000_000, 128  # docs/inference.md measures the overlap
 UNBLENDED_SHARE = 0.25  # of an overlap: this much at either end is left to the tile that sees further beyond it
 MASK_TILE, BAND_PIXELS, TIFF_BYTES, WORKERS = 256, 1 << 20, 1 << 24, 3  # TIFF_BYTES are read or written at a time
@@ -69,6 +71,103 @@ def _explained(what: str) -> Iterator[None]:
         raise InferenceError(f"{what} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})") from error
 
 
+class Region(NamedTuple):
+    """An 8-connected region of a class; length and width are the sides of the smallest rectangle around its pixels."""
+
+    name: str  # of the class
+    area: int  # pixels
+    length: float  # pixels, the longer side
+    width: float  # pixels
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two are exclusive
+    confidence: float  # mean probability of the class over the region, 0..1
+    is_allowed: bool = False  # by a rule
+
+    def to_mapping(self, scale: float | None) -> dict[str, Any]:
+        """Return plain data, with the SIZES in pixels and, with a scale in mm per pixel, in mm and mm2."""
+        sizes = {size: getattr(self, size.split("_")[0]) * (scale or 1) ** power for size, power in SIZES.items()}
+        sizes = {size: round(sizes[size], 6) for size in sizes if scale is not None or not SIZES[size]}
+        facts = {"box": self.box, "confidence": round(self.confidence, 6), "is_allowed": self.is_allowed}
+        return {"class": self.name, **sizes, **facts}
+
+
+class Decision(NamedTuple):
+    """Whether a piece, the object in an image, is good."""
+
+    verdict: str  # OK or NG
+    score: float  # the probability that the image shows any defect, 0..1
+    regions: tuple[Region, ...] | None  # the largest first; None of a mask that never was whole in memory
+
+
+class Acceptance(NamedTuple):
+    """When a piece is good: its score is below the threshold, or it has regions and rules allow all of them."""
+
+    threshold: float = 0.5
+    statement: str = "no escape rate is known for it; flexunet decide RUN chooses it on validation images"
+    mm_per_pixel: float | None = None
+    rules: tuple[Mapping[str, Any], ...] = ()
+
+    def changed(self, names: Sequence[str], origin: str, **changes: Any) -> "Acceptance":
+        """Return a copy with checked changes, for classes ``names``; InferenceError that begins with ``origin``."""
+        new = self._replace(**{key: value for key, value in changes.items() if key in self._fields})
+        _check_number(new.threshold, f"{origin}: the threshold", 0, 1)
+        _check_number(1 if new.mm_per_pixel is None else new.mm_per_pixel, f"{origin}: mm per pixel", 1e-9, 1e9)
+        new = new._replace(rules=tuple(new.rules) if isinstance(new.rules, list | tuple) else (new.rules,))
+        for number, rule in enumerate(new.rules, 1):
+            _check_rule(rule, names[1:], new.mm_per_pixel, f"{origin}: rule {number}")
+        is_as_known = new.rules == self.rules and (new.mm_per_pixel == self.mm_per_pixel or not new.rules)
+        if "statement" not in changes and not is_as_known:
+            new = new._replace(statement="no escape rate is known for these rules")
+        return new
+
+    def allow(self, regions: Iterable[Region]) -> tuple[Region, ...]:
+        """Mark the regions of a piece that a rule allows: within all its limits, and at most ``max_count`` of them."""
+        marked = [region._replace(is_allowed=False) for region in regions]
+        for rule in self.rules:
+            own = [(i, one.to_mapping(self.mm_per_pixel)) for i, one in enumerate(marked) if one.name == rule["class"]]
+            within = [i for i, one in own if all(one[key[4:]] <= rule[key] for key in rule if key[4:] in SIZES)]
+            for place in within if len(within) <= rule.get("max_count", math.inf) else ():
+                marked[place] = marked[place]._replace(is_allowed=True)
+        return tuple(marked)
+
+    def decide(self, score: float, regions: Sequence[Region] | None) -> Decision:
+        """Decide by the probability of a defect and :func:`find_regions`; without regions no rule allows any."""
+        marked = None if regions is None else self.allow(regions)
+        is_allowed = marked is not None and 0 < len(marked) < MOST_REGIONS and all(one.is_allowed for one in marked)
+        return Decision("OK" if score < self.threshold or is_allowed else "NG", score, marked)
+
+    def to_mapping(self, decisions: Mapping[str, Decision]) -> dict[str, Any]:
+        """Return the content of decisions.json: a summary, how pieces are decided, and each decision by its file."""
+        pieces = dict[str, Any]()
+        for file, (verdict, score, regions) in decisions.items():
+            listed = None if regions is None else [region.to_mapping(self.mm_per_pixel) for region in regions]
+            classes = listed and list(dict.fromkeys(one["class"] for one in listed if not one["is_allowed"]))
+            pieces[file] = {"decision": verdict, "score": round(score, 6), "classes": classes, "regions": listed}
+        bad = sum(decision.verdict == "NG" for decision in decisions.values())
+        summary = f"NG {bad} of {len(decisions)} (threshold {self.threshold:.4g}: {self.statement})"
+        return {"summary": summary, **self._asdict(), "pieces": pieces}
+
+
+def _check_number(value: Any, what: str, low: float, high: float) -> None:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise InferenceError(f"{what} {value!r} must be a number, {low:g}..{high:g}")
+
+
+def _check_rule(rule: Any, names: Sequence[str], scale: float | None, place: str) -> None:
+    if not isinstance(rule, Mapping) or "class" not in rule:
+        raise InferenceError(f"{place}: {rule!r} must be a map with a class, such as class: {names[0]}")
+    words = [("key", key, RULE_KEYS) for key in rule] + [("class", rule["class"], tuple(names))]
+    for kind, word, known in [*words, ("decision", rule.get("decision", "ok"), ("ok",))]:
+        if word not in known:
+            nearest = difflib.get_close_matches(str(word), known, 1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose from {', '.join(known)}"
+            raise InferenceError(f"{place}: {kind} {word!r} is unknown; {hint}")
+    for key, limit in rule.items():
+        if key.startswith("max_"):
+            _check_number(limit, f"{place}: {key}", 0, 1e9)
+        if "_mm" in key and scale is None:
+            raise InferenceError(f"{place}: {key} needs --mm-per-pixel, the side of a pixel in mm; or limit pixels")
+
+
 class Labels(NamedTuple):
     """The metadata of an exported model."""
 
@@ -83,6 +182,7 @@ class Labels(NamedTuple):
     size_multiple: int  # tiles start at multiples of this, so they are pooled like the whole image
     fixed_size: Size | None  # the only size the network accepts, or None
     min_region_area: int  # defects of fewer pixels become background, in a mask at the image's own size
+    acceptance: Acceptance = Acceptance()  # how pieces are decided
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> "Labels":
@@ -95,6 +195,8 @@ class Labels(NamedTuple):
             facts["resize"] = {"keep": "letterbox"}.get(facts["resize"], facts["resize"])  # its older name, as above
             facts["names"] = [entry["name"] + "" for entry in facts["classes"]]  # what is no text raises a TypeError
             facts["colors"] = [tuple(entry["color"]) for entry in facts["classes"]]
+            decided = facts.get("decision") or {}
+            facts["acceptance"] = Acceptance().changed(facts["names"], f"{origin}: its decision", **decided)
             labels = cls._make(tuple(v) if isinstance(v := facts[name], list) else v for name in cls._fields)
             has_classes = 2 <= len(labels.names) <= IGNORE_INDEX and labels.num_classes in (1, len(labels.names))
             if not has_classes or labels.resize not in RESIZE_RULES or labels.sixteen_bit not in SIXTEEN_BIT_RULES:
@@ -323,6 +425,42 @@ def tally(bands: Iterable[UInt8Array]) -> tuple[IndexArray, IndexArray, IndexArr
     return pixels, regions, largest
 
 
+def find_regions(mask: UInt8Array, certainty: FloatArray, names: Sequence[str]) -> tuple[Region, ...]:
+    """Measure the MOST_REGIONS largest regions of defects in a mask (H, W); ``certainty`` (h, w): certainty_of()."""
+    first, _, *edges = find_runs(mask)
+    roots, classes = connect(len(first), *edges), mask.ravel()[first]
+    places = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(mask.shape, certainty.shape, strict=True)]
+    sums = np.add.reduceat(certainty[places[0][:, None], places[1]].ravel(), first, dtype=np.float64)
+    (tops, lefts), lengths = np.divmod(first, mask.shape[1]), np.diff(first, append=mask.size)
+    order, regions = np.argsort(roots, kind="stable"), []
+    groups = [runs for runs in np.split(order, np.flatnonzero(np.diff(roots[order])) + 1) if classes[runs[0]]]
+    for runs in sorted(groups, key=lambda runs: -int(lengths[runs].sum()))[:MOST_REGIONS]:
+        top, at = np.unique(tops[runs], return_index=True)  # of each row only the outer ends matter
+        left, right = lefts[runs][at], np.maximum.reduceat(lefts[runs] + lengths[runs], at)
+        area, box = int(lengths[runs].sum()), (int(left.min()), int(top[0]), int(right.max()), int(top[-1]) + 1)
+        corners = np.concatenate([[left, top], [left, top + 1], [right, top], [right, top + 1]], axis=1).T
+        facts = (*rectangle_sides(corners), box, float(sums[runs].sum()) / area)
+        regions.append(Region(names[classes[runs[0]]], area, *facts))
+    return tuple(regions)
+
+
+def certainty_of(probabilities: FloatArray) -> FloatArray:
+    """Map probabilities (..., K) to that of the most probable class (...)."""
+    rest = 1 - probabilities[..., 0] if probabilities.shape[-1] == 1 else 0
+    return np.asarray(np.maximum(probabilities.max(axis=-1), rest))
+
+
+def rectangle_sides(points: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return length and width of the smallest rectangle around points (N, 2), in a direction to 0.01 degrees."""
+    best = 45.0
+    for step, reach in ((1.0, 45), (0.01, 100)):  # every degree, then around the best one
+        degrees = best + step * np.arange(-reach, reach + 1)
+        turns = np.deg2rad(degrees + np.array([[0.0], [90.0]]))
+        sides = np.ptp(np.tensordot(points, np.stack([np.cos(turns), np.sin(turns)]), 1), axis=0)
+        best = float(degrees[place := int(sides.prod(axis=0).round(6).argmin())])
+    return float(sides[:, place].max()), float(sides[:, place].min())
+
+
 def without_small_regions(mask: UInt8Array, smallest: int) -> UInt8Array:
     """Make defect regions (8-connected, of any classes) below ``smallest`` pixels background in a mask (H, W)."""
     if smallest < 2:
@@ -418,6 +556,7 @@ class Prediction(NamedTuple):
     mask_index: UInt8Array
     probabilities: FloatArray  # (h, w, K) at the working size without padding; with tiles (H, W, K)
     defect_probability: float  # that the image shows any defect, 0..1
+    decision: Decision
     uncertainty: float = 0.0  # 0..1, see image_scores
     drift_score: float | None = None  # above 1 far from the training set; None if the model was not calibrated for it
 
@@ -490,7 +629,10 @@ class Model:
             probabilities, seen = (outputs[name][0, : filled[0], : filled[1]] for name in OUTPUTS)
             mask_index = np.asarray(Image.fromarray(seen).resize(size[::-1], Image.Resampling.NEAREST))
         mask_index = without_small_regions(mask_index, self.labels.min_region_area)
-        return Prediction(mask_index, probabilities, *image_scores(scores, [doubt(probabilities)]))
+        chance, uncertainty, drift = image_scores(scores, [doubt(probabilities)])
+        regions = find_regions(mask_index, certainty_of(probabilities), self.labels.names)
+        decision = self.labels.acceptance.decide(chance, regions)
+        return Prediction(mask_index, probabilities, chance, decision, uncertainty, drift)
 
     def run_tile(self, tile: UInt8Array, scores: list[tuple[float, float]]) -> FloatArray:
         """Map a tile uint8 (1, h, w, C) to probabilities (1, h, w, K); append its P(defect) and drift to ``scores``."""
@@ -511,7 +653,7 @@ def _tiff_bands(page: Any) -> Iterator[npt.NDArray[Any]]:
         yield band[..., 0] if page.samplesperpixel == 1 else band
 
 
-def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pixels: int) -> list[Any]:
+def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pixels: int) -> Result:
     """Segment a TIFF in tiles into a TIFF; only the rows of one row of tiles are in memory."""
     with _explained("TIFF with --tile needs tifffile; pip install tifffile imagecodecs"):
         import tifffile
@@ -555,18 +697,20 @@ def _segment_tiff(model: Model, path: Path, target: Path, tiling: Tiling, max_pi
         form |= {"photometric": "palette", "colormap": labels.color_table().T.astype(np.uint16) * 257}
         tifffile.imwrite(temporary, mask_tiles(), bigtiff=height * width > 1 << 31, buffersize=TIFF_BYTES, **form)
         with tifffile.TiffFile(temporary) as mask_file:
-            bands = _tiff_bands(mask_file.pages.first)
-            return summary_rows(path, labels.names, bands, highest, image_scores(scores, doubts))
+            chance, *others = image_scores(scores, doubts)
+            found = labels.acceptance.decide(chance, None)  # regions and rules need the whole mask
+            rows = _tiff_bands(mask_file.pages.first)
+            return summary_rows(path, labels.names, rows, highest, (chance, found.verdict, *others)), found
 
 
 def summary_rows(
-    path: Path, names: Sequence[str], bands: Iterable[UInt8Array], highest: FloatArray, of_image: Sequence[float | None]
+    path: Path, names: Sequence[str], bands: Iterable[UInt8Array], highest: FloatArray, of_image: Sequence[Any]
 ) -> list[Any]:
     """Return the rows of summary.csv of an image: one a class; ``of_image`` are the last columns."""
     pixels, regions, largest = (column[: len(names)].tolist() for column in tally(bands))
     shares, chances = [round(n / sum(pixels), 6) for n in pixels], [round(float(chance), 6) for chance in highest]
     columns = names, pixels, shares, regions, largest, chances
-    last = ["" if value is None else round(value, 6) for value in of_image]
+    last = ["" if value is None else round(value, 6) if isinstance(value, float) else value for value in of_image]
     return [(str(path), *row, *last) for row in zip(*columns, strict=True)]
 
 
@@ -580,7 +724,7 @@ def drift_line(rows: Sequence[Sequence[Any]]) -> str:
 
 def append_log(path: Path, rows: Sequence[Sequence[Any]], model_id: str) -> None:
     """Append what is known of an image, its rows of summary.csv, as a line of JSON; other processes may do so too."""
-    of_image = zip(SUMMARY_HEADER[CLASS_COLUMNS:], rows[0][CLASS_COLUMNS:], strict=True)
+    of_image = zip(SUMMARY_HEADER[len(OF_CLASS) :], rows[0][len(OF_CLASS) :], strict=True)
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "image": rows[0][0], "model": model_id}
     entry |= {"classes": {row[1]: row[2] for row in rows[1:] if row[2]}, **dict(of_image)}
     line = json.dumps({key: None if value == "" else value for key, value in entry.items()})
@@ -661,7 +805,7 @@ def infer_files(
     max_pixels: int,
     log: Path | None = None,
 ) -> int:
-    """Segment files into the folder ``out``, with a summary.csv; report and skip failures, and return how many.
+    """Segment files into ``out``, with summary.csv and decisions.json; report and skip failures, return how many.
 
     A line on each image is appended to ``log``.
     """
@@ -674,7 +818,7 @@ def infer_files(
     if extras and any(mask.suffix == ".tif" for mask in masks):
         raise InferenceError(f"--{extras[0]} needs the whole image in memory; leave it out for TIFF with --tile")
 
-    def segment(path: Path, mask: Path) -> list[Any] | InferenceError:
+    def segment(path: Path, mask: Path) -> Result | InferenceError:
         try:
             with _explained(f"{path}: cannot be segmented"):
                 if tiling and mask.suffix == ".tif":
@@ -684,20 +828,23 @@ def infer_files(
                 _save(found, image, model.labels.color_table(), mask, extras)
                 bands = np.array_split(found.mask_index, math.ceil(found.mask_index.size / BAND_PIXELS))
                 highest = highest_probabilities(found.probabilities)
-                return summary_rows(path, model.labels.names, bands, highest, found[2:5])
+                of_image = found.defect_probability, found.decision.verdict, *found[4:]
+                return summary_rows(path, model.labels.names, bands, highest, of_image), found.decision
         except InferenceError as error:
             return error if str(path) in str(error) else InferenceError(f"{path}: {error}")
 
-    rows, failed, started, clear = [SUMMARY_HEADER], 0, time.monotonic(), "\r\x1b[K" if sys.stderr.isatty() else ""
+    rows, decisions, failed = [SUMMARY_HEADER], dict[str, Decision](), 0
+    started, clear = time.monotonic(), "\r\x1b[K" if sys.stderr.isatty() else ""
     with ThreadPoolExecutor(1 if tiling else WORKERS) as pool:
-        for done, result in enumerate(pool.map(segment, files, masks), 1):
+        for done, (path, result) in enumerate(zip(files, pool.map(segment, files, masks), strict=True), 1):
             if isinstance(result, InferenceError):
                 failed += 1
                 sys.stderr.write(f"{clear}error: {result}\n")
             else:
-                rows += result
+                rows += result[0]
+                decisions[str(path)] = result[1]
                 if log is not None:
-                    append_log(log, result, model.model_id)
+                    append_log(log, result[0], model.model_id)
             if clear:
                 bar, left = "#" * (20 * done // len(files)), (time.monotonic() - started) * (len(files) / done - 1)
                 sys.stderr.write(f"{clear}[{bar:20}] {done} of {len(files)} images, {left:.0f} s left")
@@ -705,6 +852,10 @@ def infer_files(
     sys.stderr.write(drift_line(rows[1:]))
     with _whole(out / "summary.csv") as temporary, temporary.open("w", -1, "utf-8", "backslashreplace", "") as stream:
         csv.writer(stream).writerows(rows)
+    content = model.labels.acceptance.to_mapping(decisions)
+    with _whole(out / "decisions.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    sys.stderr.write(f"{content['summary']}\n" * bool(decisions))
     return failed
 
 
@@ -729,6 +880,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[A
     parser.add_argument("--tile", type=int, help="segment at native size in tiles of this side, such as 512")
     parser.add_argument("--overlap", type=int, help=f"how far tiles overlap (default: {DEFAULT_OVERLAP})")
     parser.add_argument("--min-region-area", type=int, help="smaller defects become background (default: the model's)")
+    parser.add_argument("--mm-per-pixel", type=float, help="side of a pixel in mm, for the sizes of regions in mm")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="regions that are OK, a JSON list (see the docs)")
     parser.add_argument("--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="most pixels to decode at once")
     try:
         options = parser.parse_args(argv)
@@ -740,6 +893,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "infer.py", kind: type[A
         model = Model(options.model, options.engine, options.threads, options.precision, options.providers)
         if options.min_region_area is not None:
             model.labels = model.labels._replace(min_region_area=options.min_region_area)
+        changes = {} if options.mm_per_pixel is None else {"mm_per_pixel": options.mm_per_pixel}
+        if options.rules is not None:
+            with _explained(f"--rules {options.rules}: cannot be read as a list of rules"):
+                changes["rules"] = getattr(kind, "load_rules", json.loads)(options.rules.read_text(encoding="utf-8"))
+        origin = f"--mm-per-pixel {options.mm_per_pixel}" if options.rules is None else f"--rules {options.rules}"
+        acceptance = model.labels.acceptance.changed(model.labels.names, origin, **changes)
+        model.labels = model.labels._replace(acceptance=acceptance)
         tiling = None if options.tile is None else model.tiling(options.tile, options.overlap)
         return min(1, infer_files(model, files, options.out, options.extras, tiling, options.max_pixels, options.log))
     except InferenceError as error:

@@ -23,6 +23,7 @@ from flexunet_pl.visualization.pictures import ERROR_COLORS
 
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLES = 8
+WRONG_DECISIONS = {"Escapes: defective, called OK": "escape", "Overkill: good, called NG": "overkill"}
 
 
 class Example(NamedTuple):
@@ -52,6 +53,14 @@ def one_model_page(scores: Mapping[str, Any], evaluation: Evaluation, palette: P
         score_charts=_score_charts(view, palette.names),
         detection_charts=_detection_charts(view),
         sizes=_sizes_table(view),
+        decision_chart=_decision_chart(view),
+        wrongly_decided={
+            title: [index for index, row in enumerate(rows) if row.get("outcome") == outcome]
+            for title, outcome in (
+                ("Escapes: defective, called OK", "escape"),
+                ("Overkill: good, called NG", "overkill"),
+            )
+        },
         galleries=_galleries(
             {"Worst": ranked[:count], "Median": with_defects[middle:][:count], "Best": best[:count]}, evaluation, out
         ),
@@ -127,6 +136,15 @@ def _detection_charts(view: ScoresView) -> list[Chart]:
         Chart("Per-region overlap", [overlap], pro_axis, Axis("mean overlap")),
         Chart("ROC of pixels", [roc], Axis(rate), Axis("true positive rate"), diagonal=True),
     ]
+
+
+def _decision_chart(view: ScoresView) -> Chart | None:
+    if view.get("decision") is None or not (view.get("decision", "defective") and view.get("decision", "good")):
+        return None
+    points = [(escapes, overkill) for _, escapes, overkill in view.get("decision", "curve")]
+    lines = [Line("any threshold", points)]
+    lines.append(Line("the model's", [[view.get("decision", key) for key in ("escape_rate", "overkill_rate")]]))
+    return Chart("Escapes against overkill", lines, Axis("escapes"), Axis("overkill"))
 
 
 def _score_charts(view: ScoresView, names: Sequence[str]) -> list[Chart]:

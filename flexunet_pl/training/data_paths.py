@@ -51,25 +51,36 @@ def resolve_data(data: Namespace, files: Sequence[Path], given: Set[str]) -> lis
 
 
 def test_data_of(run: Path) -> dict[str, Any]:
-    """Return where the test images of a run are: ``data``, or ``images`` and ``masks``, and ``antialiased_masks``.
+    """Return where the test images of a run are, as :func:`split_data_of`."""
+    return split_data_of(run, "test")
+
+
+def split_data_of(run: Path, split: str) -> dict[str, Any]:
+    """Return where images of a run are: ``data``, or ``images`` and ``masks``, and ``antialiased_masks``.
 
     Raises:
-        UserError: If its config names no data, or cannot be read.
+        UserError: If its config names no data, or cannot be read, or the split is a fold.
     """
     config = run / CONFIG
+    split_folders = [f"{split}_{kind}" for kind in ("images", "masks")]
     try:
         content = load_yaml(config.read_text(encoding="utf-8"))
         data = dict(content["data"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{config}: does not say which data it used ({reason}); name them with --data") from error
+    if split != "test" and data.get("fold") is not None:
+        raise UserError(
+            f"{config}: this run validates on fold {data['fold']} of its data set, which is no folder of its own; name "
+            "another folder with images and masks"
+        )
     # Relative paths of a saved config are relative to its folder.
-    places = {key: run / data[key] for key in ("root", "test_images", "test_masks") if isinstance(data.get(key), str)}
+    places = {key: run / data[key] for key in ("root", *split_folders) if isinstance(data.get(key), str)}
     facts = {"antialiased_masks": bool(data.get("antialiased_masks"))}
-    if {"test_images", "test_masks"} <= places.keys():
-        return {"data": None, "images": places["test_images"], "masks": places["test_masks"], **facts}
+    if set(split_folders) <= places.keys():
+        return {"data": None, "images": places[split_folders[0]], "masks": places[split_folders[1]], **facts}
     if "root" not in places:
-        raise UserError(f"{config}: names no test images; name data with --data")
+        raise UserError(f"{config}: names no {split} images; name data with --data")
     return {"data": Path(os.path.normpath(places["root"])), **facts}
 
 

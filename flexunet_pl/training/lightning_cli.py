@@ -26,14 +26,13 @@ from flexunet_pl.training.checkpoint import read_checkpoint
 from flexunet_pl.training.config_files import given_keys, portable, with_saved_config
 from flexunet_pl.training.data_paths import check_palette_of_root, configs_first, resolve_data
 from flexunet_pl.training.defaults import MONITOR_HELP, PATIENCE_HELP, TRAINER_HELP, DefaultsParser, fill_defaults
-from flexunet_pl.training.drift_file import attach_drift
 from flexunet_pl.training.guard import Guard
 from flexunet_pl.training.live import live_callbacks
 from flexunet_pl.training.log_filter import quieten_lightning
 from flexunet_pl.training.loggers import check_packages
 from flexunet_pl.training.parser import MODE, Parser
 from flexunet_pl.training.precision import Trainer
-from flexunet_pl.training.prediction_writer import PredictionWriter
+from flexunet_pl.training.prediction_writer import writer_for
 from flexunet_pl.training.processes import end_with_parent, explain_lost_process, let_the_first_process_report
 from flexunet_pl.training.progress import displays
 from flexunet_pl.training.step_timer import StepTimer
@@ -246,8 +245,7 @@ class TrainerCLI(LightningCLI):
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")
-            attach_drift(self.model, Path(config.ckpt_path))
-            writers.append(PredictionWriter(Path(config.out)))
+            writers.append(writer_for(self.model, Path(config.ckpt_path), Path(config.out)))
         self.trainer_defaults["callbacks"] = writers
         self._make_trainer()
         if is_first_process():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from flexunet_pl.inference.onnx_infer import (
     DEFECT_OUTPUT,
     DRIFT_OUTPUT,
     OUTPUTS,
+    Acceptance,
+    Decision,
+    certainty_of,
     doubt,
+    find_regions,
     highest_probabilities,
     image_scores,
     summary_rows,
@@ -34,16 +39,23 @@ class PredictedImage:
     Attributes:
         mask_index: The class of each pixel, uint8 (H, W), at the image's own size.
         highest: The highest probability of each class, float32 (K,), or (2,) with K = 1.
+        certainty: The probability of each pixel's class, float32 (h, w), at the size the network saw.
         scores: P(defect), uncertainty and drift score of the image, as ``image_scores`` returns them.
     """
 
     mask_index: npt.NDArray[np.uint8]
     highest: FloatArray
+    certainty: FloatArray
     scores: tuple[float, float, float | None]
 
-    def rows(self, path: str, names: Sequence[str]) -> list[Any]:
+    def decision(self, acceptance: Acceptance, names: Sequence[str]) -> Decision:
+        """Return whether the piece is good; ``names`` are the classes, background first."""
+        return acceptance.decide(self.scores[0], find_regions(self.mask_index, self.certainty, names))
+
+    def rows(self, path: str, names: Sequence[str], verdict: str) -> list[Any]:
         """Return the rows of summary.csv, one for each of the classes ``names``."""
-        return summary_rows(path, names, iter([self.mask_index]), self.highest, self.scores)
+        of_image = self.scores[0], verdict, *self.scores[1:]
+        return summary_rows(Path(path), names, iter([self.mask_index]), self.highest, of_image)
 
 
 @torch.inference_mode()
@@ -83,5 +95,6 @@ def predicted_images(task: "SegmentationTask", batch: dict[str, Any]) -> list[Pr
         height, width = task.sizing.content_size(*size)
         seen = probabilities[:height, :width]
         native = task.finished_mask(task.sizing.restore_mask(mask, size))
-        found.append(PredictedImage(native, highest_probabilities(seen), image_scores([scores], [doubt(seen)])))
+        of_image = image_scores([scores], [doubt(seen)])
+        found.append(PredictedImage(native, highest_probabilities(seen), certainty_of(seen), of_image))
     return found

@@ -10,6 +10,7 @@ from flexunet_pl.core.errors import UserError
 from flexunet_pl.inference.onnx_infer import (
     InferenceError,
     Tiling,
+    certainty_of,
     doubt,
     highest_probabilities,
     image_scores,
@@ -36,19 +37,21 @@ class TiledTask(SegmentationTask):
     def _in_tiles(self, image: torch.Tensor) -> PredictedImage:
         pixels = image.permute(1, 2, 0).cpu().numpy()
         scores: list[tuple[float, float]] = []
-        masks, highest, doubts = [], [], []
+        masks, highest, certainties, doubts = [], [], [], []
 
         def predict(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             outputs = self.run_arrays(tile)
             scores.extend(tile_scores(outputs))
             return np.asarray(outputs["probabilities"])
 
-        for block in tiled_rows(iter([pixels]), pixels.shape[:2], predict, self.tiling):
+        for block in tiled_rows(iter([pixels]), pixels.shape[:2], predict, self.tiling):  # each overwrites the last
             masks.append(most_probable(block))
             highest.append(highest_probabilities(block))
+            certainties.append(certainty_of(block).copy())
             doubts.append(doubt(block))
         mask = self.finished_mask(np.concatenate(masks))
-        return PredictedImage(mask, np.max(highest, axis=0), image_scores(scores, doubts))
+        certainty = np.concatenate(certainties)
+        return PredictedImage(mask, np.max(highest, axis=0), certainty, image_scores(scores, doubts))
 
 
 def task_for(tile: int | None, overlap: int | None, settings: dict[str, Any]) -> SegmentationTask:

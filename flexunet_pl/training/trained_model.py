@@ -10,6 +10,7 @@ from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.memory import keep_freed_memory
 from flexunet_pl.data.manifest import sha256_of
 from flexunet_pl.inference import onnx_infer
+from flexunet_pl.training.decision_file import acceptance_of
 from flexunet_pl.training.runs import find_checkpoint, named_run
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _CheckpointNetwork(onnx_infer.Model):
         except (RuntimeError, AssertionError) as error:  # torch was built without the device, or there is none
             reason = str(error).splitlines()[0]
             raise UserError(f"device={device!r} cannot be used ({reason}); use 'cpu', or leave it out") from error
-        self.labels = _labels_of(task)
+        self.labels = _labels_of(task)._replace(acceptance=acceptance_of(path, task.palette.names))
         self.model_id = sha256_of(path)[:12]
         self.drift_reference = {} if calibration is None else calibration.facts.get("reference", {})
         self._turn = threading.Lock()

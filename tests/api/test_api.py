@@ -16,6 +16,7 @@ from PIL import Image
 
 import flexunet_pl as fx
 from flexunet_pl.cli.main import main
+from flexunet_pl.inference import onnx_infer
 from flexunet_pl.training.runs import find_checkpoint
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -153,7 +154,9 @@ def test_regions_of_one_sigmoid_channel_score_its_probability() -> None:
 
     mask = np.array([[0, 1, 1]], dtype=np.uint8)
     probabilities = np.array([[[0.1], [0.75], [1.0]]], dtype=np.float32)
-    assert _regions(mask, probabilities, ("good", "bad")) == (fx.Region("bad", 1, (1, 0, 3, 1), 2, 0.875),)
+    found = onnx_infer.find_regions(mask, onnx_infer.certainty_of(probabilities), ("good", "bad"))
+    regions = _regions(onnx_infer.Acceptance().decide(1.0, found), ("good", "bad"))
+    assert regions == (fx.Region("bad", 1, (1, 0, 3, 1), 2, 0.875, length=2.0, width=1.0),)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The commands of the pages on exporting and inference run, and so do the benchmarks behind their tables."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ BENCHMARKS = (
     "inference.py files exports/demo --size 32 --turns 1 --count 3",
     "tiles.py overlap exports/demo --size 64 --tile 32 --overlaps 0,8 --count 1 --patch 32",
     "tiles.py large exports/demo --size 300 --tile 64 --overlap 8",
+    "decision.py scores runs/demo-1 dataset/demo-tiles --split train",
     "export.py --base_filters 4 --base_kernel 5 --num_layers 2 --size 32 --rounds 1",
 )
 
@@ -53,6 +56,19 @@ def test_commands_of_the_pages_run(desk: Path) -> None:
     assert printed.splitlines()[:2] == ["(32, 32)", "(32, 32, 6)"]
 
 
+def test_commands_of_the_page_on_decisions_run(desk: Path) -> None:
+    page = ROOT / "docs" / "decisions.md"
+    rules = re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    (desk / "rules.yaml").write_text("".join(rules))
+    for words in commands_in(page):
+        run(words, desk)
+    carried = json.loads((desk / "exports" / "decided" / "labels.json").read_text())["decision"]
+    assert carried["wanted_escape_rate"] == 0.1
+    pieces = json.loads((desk / "found" / "decisions.json").read_text())["pieces"]
+    assert {piece["decision"] for piece in pieces.values()} <= {"OK", "NG"}
+    assert len(pieces) == len(list((desk / "dataset" / "demo-tiles" / "test" / "images").iterdir()))
+
+
 @pytest.mark.parametrize("command", BENCHMARKS)
 def test_benchmarks_print_their_tables(command: str, desk: Path) -> None:
     script, *arguments = command.split()
@@ -63,6 +79,7 @@ def test_benchmarks_print_their_tables(command: str, desk: Path) -> None:
 
 
 def test_the_pages_name_the_benchmarks() -> None:
-    text = "".join((ROOT / "docs" / page).read_text() for page in ("exporting.md", "inference.md", "serving.md"))
+    pages = ("exporting.md", "inference.md", "decisions.md", "serving.md")
+    text = "".join((ROOT / "docs" / page).read_text() for page in pages)
     for command in BENCHMARKS:
         assert f"python benchmarks/{' '.join(command.split()[:2])}" in text or "export.py" in command

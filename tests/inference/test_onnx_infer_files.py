@@ -63,6 +63,7 @@ def test_everything_is_written(brightest: Path, photos: Path, tmp_path: Path) ->
         "b.png",
         "colors/a.png",
         "colors/b.png",
+        "decisions.json",
         "overlays/a.png",
         "overlays/b.png",
         "probabilities/a.npz",
@@ -90,6 +91,7 @@ def test_everything_is_written(brightest: Path, photos: Path, tmp_path: Path) ->
         "largest_region": "2",
         "highest_probability": "1.0",
         "defect_probability": "1.0",
+        "decision": "NG",
     }
     assert [row["regions"] for row in rows[3:]] == ["0", "0", "1"]
 
@@ -143,7 +145,7 @@ def test_broken_image_is_named_and_the_rest_done(
         assert str(photos / name) in error
         assert "cannot be read as a" in error  # an image, or a numpy array
     assert {row["file"] for row in read_summary(out)} == {str(photos / "a.png"), str(photos / "b.bmp")}
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "summary.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "decisions.json", "summary.csv"]
 
 
 def test_decompression_bomb_is_refused_before_it_is_decoded(
@@ -169,7 +171,7 @@ def test_nothing_half_written_stays(brightest: Path, photos: Path, tmp_path: Pat
     out = tmp_path / "masks"
     (out / "a.png").mkdir(parents=True)  # cannot be replaced by a file
     assert main([str(brightest), str(photos), "--out", str(out)]) == 1
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "summary.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "decisions.json", "summary.csv"]
 
 
 def make_text(path: Path) -> Path:

@@ -565,7 +565,7 @@ def check_in_browser(out: Path, images: int, browser: Browser, tmp_path: Path) -
         page.open(out / "report.html", width)
         page.photograph(tmp_path / "page.png")
         assert page.run("document.documentElement.scrollWidth") <= width
-        assert page.run("document.querySelectorAll('figure.chart').length") == 5
+        assert page.run("document.querySelectorAll('figure.chart').length") == 6
         assert len(names_shown(page)) == images
     assert page.complaints == []
 

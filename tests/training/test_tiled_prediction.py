@@ -86,7 +86,7 @@ def test_tiles_are_what_the_network_sees_and_masks_have_the_size_of_the_image(mo
     task = task_for(16, 4, {"palette": palette, "network": {"num_layers": 1}, "resize": "none"})
     image = noise(40, 19, 3)
     batch = {"image": torch.from_numpy(image).permute(2, 0, 1)[None]}
-    np.testing.assert_array_equal(task.predict_step(batch, 0)[0], image.argmax(axis=2))
+    np.testing.assert_array_equal(task.predict_step(batch, 0)[0].mask_index, image.argmax(axis=2))
     assert seen == [(1, 3, 16, 16), (1, 3, 16, 16)] * 3
 
 
@@ -95,4 +95,4 @@ def test_one_sigmoid_channel_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmentationTask, "logits_and_cells", lambda _, image: (image[:, :1].float() - 100, None))
     task.tiling = Tiling(8, 2)
     image = torch.tensor([99, 100, 101], dtype=torch.uint8).expand(3, 20, 3).clone()
-    assert task.predict_step({"image": image[None]}, 0)[0][5].tolist() == [0, 0, 1]
+    assert task.predict_step({"image": image[None]}, 0)[0].mask_index[5].tolist() == [0, 0, 1]
