@@ -59,10 +59,12 @@ def decide(
     from flexunet_pl.evaluation.images import find_images_with_truth
     from flexunet_pl.training.data_paths import split_data_of
     from flexunet_pl.training.decision_file import run_of
+    from flexunet_pl.training.trained_model import model_file
 
     wish = Wish(escape_rate, mm_per_pixel, rules, draws, seed)
     run = run_of(model)
     if data is None and run is None:
+        model_file(model)  # if there is no model, that is the mistake
         raise UserError(f"decide {model}: which data? Give a folder with images and masks after the model")
     if run is None and out is None:
         raise UserError(f"decide {model}: --out DIR is not given; only a run folder keeps a decision itself")

@@ -458,7 +458,7 @@ def rectangle_sides(points: npt.NDArray[Any]) -> tuple[float, float]:
         turns = np.deg2rad(degrees + np.array([[0.0], [90.0]]))
         sides = np.ptp(np.tensordot(points, np.stack([np.cos(turns), np.sin(turns)]), 1), axis=0)
         best = float(degrees[place := int(sides.prod(axis=0).round(6).argmin())])
-    return float(sides[:, place].max()), float(sides[:, place].min())
+    return float(sides[:, place].max().round(9)), float(sides[:, place].min().round(9))
 
 
 def without_small_regions(mask: UInt8Array, smallest: int) -> UInt8Array:

@@ -153,6 +153,7 @@ def test_the_report_applies_and_states_it(cases: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         pytest.param(["model.onnx"], "which data? Give a folder with images and masks", id="no data"),
+        pytest.param(["runs/nothing"], "runs/nothing: no model there; give a run folder", id="no model"),
         pytest.param(["model.onnx", "data"], "--out DIR is not given; only a run folder", id="no place"),
         pytest.param(["model.onnx", "data", "x"], "leave 'x' out", id="three places"),
         pytest.param(["model.onnx", "data", "--out", "o", "--escape-rate", "2"], "2 % is 0.02", id="no share"),

@@ -93,6 +93,7 @@ def test_labels_and_metadata_tell_the_facts_of_the_checkpoint(whole_bundle: Path
         "size_multiple": 4,
         "fixed_size": None,
         "min_region_area": 0,
+        "decision": None,
         "checkpoint_sha256": hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest(),
         "network": "flexunet",
     }

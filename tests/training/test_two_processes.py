@@ -115,7 +115,9 @@ def test_a_shipped_config_runs_with_two_processes(name: str, tiles: Path, tmp_pa
     assert scores[0] == scores[1]
     out = tmp_path / "masks"
     run("predict", *data, *folder, *TWO, "--data.predict_dir", str(tiles / "test" / "images"), "--out", str(out))
-    assert {path.name for path in out.glob("*.png")} == {path.name for path in (tiles / "test" / "masks").iterdir()}
+    names = {path.name for path in (tiles / "test" / "masks").iterdir()}
+    assert {path.name for path in out.glob("*.png")} == names
+    assert {Path(file).name for file in json.loads((out / "decisions.json").read_text())["pieces"]} == names
 
 
 @pytest.mark.full
