@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
+from flexunet_pl.data.sizing import Sizing
 from flexunet_pl.inference.onnx_infer import (
     DEFECT_OUTPUT,
     DRIFT_OUTPUT,
@@ -23,13 +25,35 @@ from flexunet_pl.inference.onnx_infer import (
     summary_rows,
 )
 from flexunet_pl.nn.defect_head import image_logit
+from flexunet_pl.nn.drift import DriftScore
 from flexunet_pl.nn.metrics import mask_from_logits
 from flexunet_pl.nn.stages import Outputs, outputs_of
 
-if TYPE_CHECKING:
-    from flexunet_pl.training.task import SegmentationTask
-
 FloatArray = npt.NDArray[np.float32]
+
+
+class Predictor(Protocol):
+    """What is needed of the task."""
+
+    drift: DriftScore | None
+    sizing: Sizing
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network that predicts."""
+
+    def logits_and_cells(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map images (N, C, H, W) to logits (N, K, H, W) and the cells of the head for whole images."""
+
+    def run_arrays(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """Map images uint8 (N, H, W, C) to what exported models return, by name."""
+
+    def finished_mask(self, mask_index: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Remove small regions of a mask (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,7 @@ class PredictedImage:
 
 
 @torch.inference_mode()
-def arrays_of(task: "SegmentationTask", images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+def arrays_of(task: Predictor, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
     """Map images uint8 (N, H, W, C) to what exported models return, by name."""
     image = torch.from_numpy(images).permute(0, 3, 1, 2).to(task.device)
     if task.drift is None:
@@ -85,7 +109,7 @@ def tile_scores(outputs: dict[str, Any]) -> list[tuple[float, float]]:
     return list(zip(chances.tolist(), drifts.tolist(), strict=True))
 
 
-def predicted_images(task: "SegmentationTask", batch: dict[str, Any]) -> list[PredictedImage]:
+def predicted_images(task: Predictor, batch: dict[str, Any]) -> list[PredictedImage]:
     """Predict a batch at the working size, and bring each mask to its image's own size."""
     outputs = task.run_arrays(batch["image"].permute(0, 2, 3, 1).cpu().numpy())
     found = []

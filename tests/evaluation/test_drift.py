@@ -295,7 +295,7 @@ def test_uncertainty_by_hand() -> None:
 
 def append(path: Path, name: str) -> None:
     for number in range(300):
-        row = (f"{name}{number}" + "x" * 200, "background", 1, 1.0, 1, 1, 1.0, 0.5, 0.1, "")
+        row = (f"{name}{number}" + "x" * 200, "background", 1, 1.0, 1, 1, 1.0, 0.5, "NG", 0.1, "")
         append_log(path, [row], name)
 
 

@@ -61,7 +61,7 @@ def whole_bundle(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytes
 def quick_export(monkeypatch: pytest.MonkeyPatch, whole_bundle: Path) -> None:
     """Take the graph from the whole bundle, so that a test does not wait for torch's exporter; all else is real."""
 
-    def copy(_network: object, _facts: object, path: Path) -> None:
+    def copy(_network: object, _facts: object, path: Path, _drift: object) -> None:
         shutil.copyfile(whole_bundle / "model.onnx", path)
 
     monkeypatch.setattr(onnx_format, "export_onnx", copy)

@@ -62,7 +62,7 @@ def test_source_is_one_file_that_imports_nothing_else() -> None:
         elif isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
     assert imported - set(sys.stdlib_module_names) == ALLOWED_IMPORTS
-    assert len(SOURCE.read_text(encoding="utf-8").splitlines()) <= 820
+    assert len(SOURCE.read_text(encoding="utf-8").splitlines()) <= 960
 
 
 def test_import_leaves_engines_and_torch_alone() -> None:

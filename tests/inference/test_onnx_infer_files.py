@@ -92,6 +92,8 @@ def test_everything_is_written(brightest: Path, photos: Path, tmp_path: Path) ->
         "highest_probability": "1.0",
         "defect_probability": "1.0",
         "decision": "NG",
+        "uncertainty": "0.0",
+        "drift_score": "",
     }
     assert [row["regions"] for row in rows[3:]] == ["0", "0", "1"]
 
