@@ -80,7 +80,7 @@ class AnnotationWriter(Callback):
         for name, mask_index, levels, size in zip(
             batch["name"], outputs, _levels(logits[0]), batch["size"], strict=True
         ):
-            confidence = _task(pl_module).sizing.restore_mask(levels, size).astype(np.float32) / LEVELS
+            confidence = _task(pl_module).sizing.restore_mask(levels, size) / np.float32(LEVELS)
             self.scores[name] = region_scores(mask_index, confidence)
 
     def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

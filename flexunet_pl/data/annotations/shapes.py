@@ -22,8 +22,8 @@ IntArray = npt.NDArray[np.int64]
 Window = tuple[int, int, BoolArray]
 
 NOTHING: Window = (0, 0, np.zeros((0, 0), dtype=np.bool_))
-# The least pen that reaches a pixel's centre from everywhere: a pixel's diagonal, rounded up.
-THIN_PEN = 1.4143
+# A pixel, and what reaches a pixel's centre from everywhere: a pixel's diagonal, rounded up.
+THIN_PENS = (1.0, 1.4143)
 # How far, in pixels, a polygon may be inside the ellipse it stands for.
 ELLIPSE_TOLERANCE = 0.02
 
@@ -55,7 +55,9 @@ class Polygon:
         found = self._inside(starts, height, width)
         if found[2].any():
             return found
-        return Stroke(np.concatenate([starts[0], starts[0][:1]]), THIN_PEN).window(height, width)
+        line = np.concatenate([starts[0], starts[0][:1]])
+        thin, wide = (Stroke(line, pen).window(height, width) for pen in THIN_PENS)
+        return thin if thin[2].any() else wide
 
     @staticmethod
     def _inside(starts: Sequence[FloatArray], height: int, width: int) -> Window:

@@ -17,23 +17,29 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+Points = list[tuple[float, float]]
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 64, 48
 NAMES = ("crack", "oil")
 TRIANGLE = [(6.0, 8.0), (40.0, 12.0), (14.0, 40.0)]
-PIECES = ([(4.0, 4.0), (20.0, 4.0), (20.0, 9.0), (4.0, 9.0)], [(30.0, 20.0), (60.0, 30.0), (32.0, 44.0)])
+PIECES: tuple[Points, ...] = (
+    [(4.0, 4.0), (20.0, 4.0), (20.0, 9.0), (4.0, 9.0)],
+    [(30.0, 20.0), (60.0, 30.0), (32.0, 44.0)],
+)
 RING = (34.0, 16.0, 11.0, 5.0)  # x, y, outer and inner radius
 
 
-def ring_mask() -> np.ndarray:
+def ring_mask() -> npt.NDArray[np.bool_]:
     """Return the oil spot, bool (H, W)."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     distance = np.hypot(columns - RING[0], rows - RING[1])
-    return (distance < RING[2]) & (distance >= RING[3])
+    return np.asarray((distance < RING[2]) & (distance >= RING[3]))
 
 
 def images() -> None:
@@ -71,7 +77,7 @@ def datumaro() -> None:
     """Write COCO, CVAT and Pascal VOC."""
     import datumaro as dm
 
-    def polygon(points: list, number: int, label: int = 0) -> dm.Polygon:
+    def polygon(points: Points, number: int, label: int = 0) -> Any:
         flat = [value for point in points for value in point]
         return dm.Polygon(flat, label=label, id=number, group=number, z_order=number)
 
@@ -118,8 +124,8 @@ def labelme() -> None:
     from labelme import utils
     from labelme._label_file import write_label_file
 
-    def shape(label: str, kind: str, points: list, **more: object) -> dict:
-        common = {
+    def shape(label: str, kind: str, points: Any, **more: object) -> dict[str, Any]:
+        common: dict[str, Any] = {
             "label": label,
             "points": points,
             "group_id": None,
@@ -163,7 +169,7 @@ def labelstudio() -> None:
 
     common = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0, "to_name": "image"}
 
-    def polygon(points: list, number: int) -> dict:
+    def polygon(points: Points, number: int) -> dict[str, Any]:
         percent = [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in points]
         value = {"points": percent, "closed": True, "polygonlabels": ["crack"]}
         return {**common, "id": f"p{number}", "from_name": "polygon", "type": "polygonlabels", "value": value}
