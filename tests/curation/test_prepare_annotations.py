@@ -16,6 +16,7 @@ from flexunet_pl.data.annotations.registry import FORMATS
 from flexunet_pl.data.manifest import read_manifest
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
+from flexunet_pl.planning.source import source_from
 
 LABELS = Palette.from_mapping({"background": [0, 0, 0], "dent": [9, 9, 9], "scratch": [8, 8, 8]})
 
@@ -66,6 +67,13 @@ def test_a_view_is_made_once_and_grows(tmp_path: Path) -> None:
     path = src / "photo_1.json"
     path.write_text(path.read_text().replace("dent", "hole"))
     assert view_of(src, read_any(src), tmp_path / "views").root != view.root
+
+
+def test_plan_and_fit_take_a_folder_of_annotations_as_it_is(tmp_path: Path) -> None:
+    source = source_from(write_annotated(tmp_path / "parts", "labelstudio"), views=tmp_path / "views")
+    assert (source.name, source.palette.names) == ("parts", ("background", "dent", "scratch"))
+    assert "annotations in the format Label Studio, 9 images, split by source in" in source.notes[0]
+    assert {row.split for row in read_manifest(source.root)} == {"train", "valid", "test"}
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "voc"])

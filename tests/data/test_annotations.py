@@ -161,9 +161,10 @@ def test_run_length_codes_are_those_of_pycocotools() -> None:
     for mask in random_masks(20):
         theirs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
         runs = runs_of(mask, by_column=True)
+        height, width = mask.shape
         assert text_from_counts(runs) == theirs
         assert counts_from_text(theirs).tolist() == runs.tolist()
-        assert (marked(Runs(runs, *mask.shape, by_column=True), (mask.shape[0], mask.shape[1])) == mask).all()
+        assert (marked(Runs(runs, height, width, by_column=True), (height, width)) == mask).all()
 
 
 def test_brush_codes_read_back_and_are_short() -> None:
@@ -212,7 +213,7 @@ def write_and_read(name: str, masks: Mapping[str, UInt8Array], folder: Path) -> 
         path.write_text(json.dumps([{**task, "id": 1, "annotations": task["predictions"]} for task in tasks]))
     annotations = read_annotations(folder / "out", images)
     assert annotations.format.name == name
-    return {one.image.stem: paint(one, masks[one.image.stem].shape[:2], INDEX_OF) for one in annotations.images}  # type: ignore[arg-type]  # masks have two axes
+    return {one.image.stem: paint(one, masks[one.image.stem].shape[:2], INDEX_OF) for one in annotations.images}
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +97,7 @@ def find_regions(mask_index: UInt8Array) -> Iterator[tuple[int, tuple[slice, sli
             yield class_index, box, labelled[box] == number
 
 
-def region_scores(mask_index: UInt8Array, confidence: npt.NDArray[np.float32]) -> list[float]:
+def region_scores(mask_index: UInt8Array, confidence: npt.NDArray[np.floating[Any]]) -> list[float]:
     """Return the mean of ``confidence`` (H, W) over each region, in the order of :func:`find_regions`."""
     return [float(confidence[box][mask].mean()) for _, box, mask in find_regions(mask_index)]
 
