@@ -150,7 +150,8 @@ def write(folder: Path, images: Iterable[PredictedImage], palette: Palette) -> P
             annotations.append(annotation if region.score is None else annotation | {"score": round(region.score, 4)})
     categories = [{"id": index, "name": name, "supercategory": ""} for index, name in enumerate(palette.names) if index]
     path = folder / FILE
-    write_text(path, json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
+    about = {"info": {"description": "predictions of flexunet_pl"}, "licenses": []}
+    write_text(path, json.dumps(about | {"images": entries, "annotations": annotations, "categories": categories}))
     return path
 
 

@@ -139,7 +139,11 @@ def write(folder: Path, images: Iterable[PredictedImage], palette: Palette) -> P
     """Write ``annotations.xml``: regions without holes as polygons, others as masks."""
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
-    labels = SubElement(SubElement(SubElement(root, "meta"), "job"), "labels")
+    task = SubElement(SubElement(root, "meta"), "task")  # Datumaro needs a task with all of these
+    for key, value in (("id", "0"), ("name", "predictions"), ("mode", "annotation"), ("overlap", "0")):
+        SubElement(task, key).text = value
+    size, start, stop = (SubElement(task, key) for key in ("size", "start_frame", "stop_frame"))
+    labels = SubElement(task, "labels")
     for name, color in zip(palette.names[1:], palette.colors[1:], strict=True):
         label = SubElement(labels, "label")
         SubElement(label, "name").text = name
@@ -152,6 +156,8 @@ def write(folder: Path, images: Iterable[PredictedImage], palette: Palette) -> P
         element = SubElement(root, "image", {"id": str(number), "name": image.image.name} | sides)
         for region in image.regions:
             _write_region(element, region)
+    count = len(root.findall("image"))
+    size.text, start.text, stop.text = str(count), "0", str(max(0, count - 1))
     indent(root)
     path = folder / FILE
     write_bytes(path, tostring(root, encoding="utf-8", xml_declaration=True))
