@@ -24,9 +24,9 @@ FILE, CLASSES_FILE, FOLDER, IMAGES = "data.yaml", "classes.txt", "labels", "imag
 
 def claims(document: Document) -> bool:
     """Return whether a YAML or a list of classes names the classes of texts in folders ``labels``."""
-    if document.path.name == CLASSES_FILE:
-        return bool(_texts(document.path.parent))
-    return isinstance(document.content, dict) and isinstance(document.content.get("names"), list | dict)
+    names = document.content.get("names") if isinstance(document.content, dict) else document.content
+    is_list = document.path.name == CLASSES_FILE or document.path.suffix.lower() in (".yaml", ".yml")
+    return is_list and isinstance(names, list | dict) and bool(_texts(document.path.parent))
 
 
 def _texts(folder: Path) -> list[Path]:
@@ -43,12 +43,7 @@ def read(documents: Sequence[Document], files: ImageFiles, options: ReadOptions)
         with collected(reading.problems):
             names = _names(document)
             reading.labels += names
-            texts = _texts(document.path.parent)
-            if not texts:
-                Place(document.path).fail(
-                    f"no folder {FOLDER} with texts beside it", "add the labels, or move the file away"
-                )
-            for text in texts:
+            for text in _texts(document.path.parent):
                 if text.name != CLASSES_FILE and text not in seen:
                     seen.add(text)
                     with collected(reading.problems):
