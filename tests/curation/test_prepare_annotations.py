@@ -36,7 +36,9 @@ def write_annotated(folder: Path, name: str, count: int = 9, first: int = 0) -> 
     return folder
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name in ("coco", "yolo", "voc"))) for name in FORMATS]
+)
 def test_every_format_becomes_a_split_data_set(name: str, tmp_path: Path) -> None:
     src = write_annotated(tmp_path / "src", name)
     assert main(["prepare", "annotations", str(src), str(tmp_path / "out")]) == 0

@@ -276,6 +276,24 @@ def test_ellipse_and_stroke_have_their_area() -> None:
 
 
 @pytest.mark.full
+def test_polygons_of_real_defects_fit_their_masks(shared_dir: Path) -> None:
+    ious, areas = [], []
+    for path in sorted((shared_dir / "data" / "magnetic-tile").rglob("*.png"))[::4]:
+        with Image.open(path) as picture:
+            mask = (np.asarray(picture.convert("L")) > 127).astype(np.uint8)
+        regions = trace(mask, ["background", "defect"])
+        ious += [region.iou for region in regions]
+        areas += [region.area for region in regions]
+        back = np.zeros(mask.shape, dtype=np.uint8)
+        for region in regions:
+            back |= marked(Polygon(region.rings), (mask.shape[0], mask.shape[1]))
+        assert differs_only_at_edges(mask, back), path
+    assert len(ious) > 50
+    assert float(np.mean(ious)) > 0.95
+    assert float(np.average(ious, weights=areas)) > 0.99
+
+
+@pytest.mark.full
 def test_five_thousand_images_are_read_in_seconds(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -36,7 +36,9 @@ def predict(checkpoint: Path, images: Path, out: Path, *options: str) -> int:
     return main(["predict", str(checkpoint), str(images), "--out", str(out), *options, "--trainer.accelerator", "cpu"])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name not in ("coco", "yolo", "voc"))) for name in FORMATS]
+)
 def test_predictions_come_back_as_they_were(name: str, seeing_checkpoint: Path, images: Path, tmp_path: Path) -> None:
     assert predict(seeing_checkpoint, images, tmp_path, "--format", name) == 0
     with (tmp_path / name / "iou.csv").open(newline="") as file:
