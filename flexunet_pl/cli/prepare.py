@@ -114,6 +114,54 @@ def prepare_pairs(src: Path, out: Path, mask_suffix: str = "", keep_splits: bool
         return _show(outcome, out)
 
 
+def prepare_annotations(
+    src: Path,
+    out: Path,
+    images: Path | None = None,
+    line_width: float | None = None,
+    unannotated: Literal["skip", "defect_free"] = "skip",
+    keep_splits: bool = False,
+    **settings: Any,
+) -> int:
+    """Make a data set of images with annotations: COCO, LabelMe, CVAT, Label Studio, YOLO or Pascal VOC.
+
+    The content of the files says which format it is. Where shapes overlap, a later one covers an earlier one. Labels
+    "background" and "ignore" are no classes.
+
+    Args:
+        src: The file of the annotations, or a folder with annotations and images at any depth.
+        out: The folder of the data set, new or empty.
+        images: The folder of the images, where it is not in SRC.
+        line_width: Width in pixels of lines and points, which are refused without one.
+        unannotated: What to do with images that no annotation names: skip, or take them as defect_free.
+        keep_splits: Whether every image stays in the split that its folder names; leaks are reported then, not fixed.
+        **settings: The options of all sources, see Settings.
+    """
+    from flexunet_pl.core.types import Problem, raise_problems
+    from flexunet_pl.curation.prepare.annotated import annotation_notes, found_images, palette_maker
+    from flexunet_pl.curation.prepare.builder import build
+    from flexunet_pl.data.annotations.registry import read_annotations
+    from flexunet_pl.data.image_files import pixel_limit
+    from flexunet_pl.data.layout import SPLITS
+    from flexunet_pl.data.palette import Palette
+
+    chosen = Settings(**settings)
+    given = None if chosen.palette is None else Palette.load(chosen.palette)
+    takes_all = unannotated == "defect_free"
+    with pixel_limit(chosen.max_pixels):
+        annotations = read_annotations(src, images, line_width)
+        found, problems = found_images(annotations, src, images, takes_all)
+        if keep_splits and any(item.split is None for item in found):
+            what = "keep_splits needs every image in a folder train, valid or test"
+            problems.append(Problem(what, repair="leave it out"))
+        raise_problems(problems, f"{src}: ", ", nothing was written")
+        if not annotations.labels:
+            raise UserError(f"{src}: {annotations.format.title}, but no shape marks a defect; annotate some")
+        palette_of = palette_maker(annotations, src, given)
+        note(f"{src}: {annotations.format.title}, {len(found)} images", *annotation_notes(annotations, takes_all))
+        return _show(build(found, out, palette_of, chosen, kept_splits=SPLITS if keep_splits else ()), out)
+
+
 def prepare_masks(
     src: Path,
     out: Path,
@@ -258,6 +306,7 @@ SOURCES: dict[str, Callable[..., int]] = {
     "mvtec": prepare_mvtec,
     "folders": prepare_folders,
     "pairs": prepare_pairs,
+    "annotations": prepare_annotations,
     "masks": prepare_masks,
     "synthetic": prepare_synthetic,
     "augment": prepare_augment,

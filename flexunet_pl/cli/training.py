@@ -37,6 +37,7 @@ FOLDS = {"--folds": "train a network for each fold of a data set with folds, and
 PREDICT = {
     "--data.predict_dir": "folder of images",
     "--out": "folder for the masks (default with RUN: RUN/predictions)",
+    "--format": "also write annotations: coco, labelme, cvat, labelstudio, yolo or voc",
     "--tile": "predict at native size in tiles of this side, such as 512",
     "--model.min_region_area": "pixels; smaller regions become background",
 }

@@ -13,6 +13,7 @@ from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.files import write_bytes
 from flexunet_pl.core.types import collected, raise_problems
 from flexunet_pl.curation.prepare.readers import NO_CLASS, Found
+from flexunet_pl.data.annotations.raster import paint
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import IGNORE_INDEX, Palette, UInt8Array
 from flexunet_pl.data.samples import (
@@ -63,6 +64,9 @@ class Converter:
 
     def read_mask(self, found: Found, size: tuple[int, ...]) -> tuple[UInt8Array, int]:
         """Read the mask of an image of this size (height, width); without a mask file all of it is background."""
+        if found.annotated is not None:
+            index_of = {name: index for index, name in enumerate(self.palette.names)}
+            return paint(found.annotated, (size[0], size[1]), index_of), 0
         if found.mask is None:
             return np.zeros(size, dtype=np.uint8), 0
         if found.label is None:

@@ -33,15 +33,22 @@ def segment(
 
 
 def answer(name: str, found: Prediction, labels: Labels) -> dict[str, Any]:
-    """Return what was found in the image ``name``, for JSON."""
+    """Return what was found in the image ``name``, for JSON.
+
+    ``decision``, ``score``, ``classes`` and ``regions`` are those of decisions.json; ``pixels`` are counted by class.
+    """
     height, width = found.mask_index.shape
     pixels = np.bincount(found.mask_index.ravel(), minlength=len(labels.names))
+    drift = found.drift_score
     return {
         "image": name,
-        "decision": "NG" if pixels[1:].any() else "OK",
+        **labels.acceptance.to_mapping({name: found.decision})["pieces"][name],
+        "threshold": labels.acceptance.threshold,
+        "statement": labels.acceptance.statement,
         "height": height,
         "width": width,
-        "defect_probability": round(found.defect_probability, 6),
+        "uncertainty": round(found.uncertainty, 6),
+        "drift_score": None if drift is None else round(drift, 6),
         "pixels": dict(zip(labels.names, pixels.tolist(), strict=False)),
     }
 

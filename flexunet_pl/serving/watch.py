@@ -24,7 +24,7 @@ from flexunet_pl.serving.journal import Journal, Version
 JOURNAL, LOCK, TABLE = ".journal.sqlite", ".lock", "results.csv"
 MASKS, OVERLAYS, RESULTS = "masks", "overlays", "results"
 FAILED = "failed"
-COLUMNS = ("image", "results", "decision", "defect_probability", "height", "width", "defects", "error")
+COLUMNS = ("image", "results", "decision", "score", "classes", "uncertainty", "drift_score", "height", "width", "error")
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ def run(watch: Watch, once: bool = False) -> None:
 
 
 def _columns(facts: dict[str, Any]) -> list[Any]:
-    defects = [name for name, pixels in list(facts.get("pixels", {}).items())[1:] if pixels]
-    return ["; ".join(defects) if column == "defects" else facts.get(column, "") for column in COLUMNS]
+    cells = facts | {"classes": "; ".join(facts.get("classes") or [])}
+    return ["" if cells.get(column) is None else cells[column] for column in COLUMNS]
 
 
 def _line(values: Sequence[Any]) -> str:

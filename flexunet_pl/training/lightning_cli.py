@@ -19,7 +19,6 @@ from flexunet_pl.core.plugins import load_plugins
 from flexunet_pl.core.ranges import check_numbers
 from flexunet_pl.data.balance import class_weights
 from flexunet_pl.data.datamodule import SegmentationDataModule
-from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
 from flexunet_pl.nn.networks import flat_settings, is_ensemble, nested_settings
 from flexunet_pl.training import callbacks, runs
 from flexunet_pl.training.checkpoint import read_checkpoint
@@ -32,7 +31,7 @@ from flexunet_pl.training.log_filter import quieten_lightning
 from flexunet_pl.training.loggers import check_packages
 from flexunet_pl.training.parser import MODE, Parser
 from flexunet_pl.training.precision import Trainer
-from flexunet_pl.training.prediction_writer import writer_for
+from flexunet_pl.training.predict_options import add_predict_options, prediction_writers
 from flexunet_pl.training.processes import end_with_parent, explain_lost_process, let_the_first_process_report
 from flexunet_pl.training.progress import displays
 from flexunet_pl.training.step_timer import StepTimer
@@ -134,12 +133,7 @@ class TrainerCLI(LightningCLI):
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
         if subcommand == "predict":
-            parser.set_defaults({"return_predictions": False})
-            tile = "Predict at native size in tiles of this side, such as 512."
-            overlap = f"How far tiles overlap (default: {DEFAULT_OVERLAP})."
-            parser.add_argument("--out", type=str | None, default=None, help="Folder for the predicted masks.")
-            parser.add_argument("--tile", type=int | None, default=None, help=tile)
-            parser.add_argument("--overlap", type=int | None, default=None, help=overlap)
+            add_predict_options(parser)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -243,9 +237,7 @@ class TrainerCLI(LightningCLI):
         if self.subcommand == "fit":
             writers += live_callbacks(config.trainer)
         if self.subcommand == "predict":
-            if config.out is None:
-                raise UserError("--out is not given; name the folder for the predicted masks")
-            writers.append(writer_for(self.model, Path(config.ckpt_path), Path(config.out)))
+            writers += prediction_writers(config, self.model)
         self.trainer_defaults["callbacks"] = writers
         self._make_trainer()
         if is_first_process():

@@ -87,7 +87,11 @@ def test_an_answer_is_that_of_the_model(address: str, bundle: Path) -> None:
     assert reply.status_code == 200
     assert (facts["image"], facts["height"], facts["width"]) == ("a.png", 24, 40)
     assert facts["pixels"] == {"background": 480, "crack": 480, "oil": 0}
-    assert facts["defect_probability"] == pytest.approx(found.defect_probability, abs=1e-6)
+    assert facts["score"] == pytest.approx(found.defect_probability, abs=1e-6)
+    assert (facts["decision"], facts["classes"], facts["threshold"]) == ("NG", ["crack"], 0.5)
+    (region,) = facts["regions"]
+    assert (region["class"], region["box"], region["area_px"]) == ("crack", [20, 0, 40, 24], 480)
+    assert facts["drift_score"] is None
     mask = Image.open(io.BytesIO(base64.b64decode(facts["mask"])))
     assert mask.mode == "P"
     assert np.array_equal(np.asarray(mask), found.mask_index)

@@ -9,6 +9,7 @@ from pathlib import Path
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Pair, Problem, raise_problems
 from flexunet_pl.curation.palette_detection import check_class_name, grown_palette, infer_palette
+from flexunet_pl.curation.prepare.annotated import annotation_notes, found_images, palette_maker
 from flexunet_pl.curation.prepare.class_folders import USUAL_MASK_SUFFIXES, read_folders
 from flexunet_pl.curation.prepare.readers import (
     IMAGE_FOLDERS,
@@ -21,6 +22,7 @@ from flexunet_pl.curation.prepare.readers import (
     subfolders,
     unique,
 )
+from flexunet_pl.data.annotations.registry import Annotations, find_annotations
 from flexunet_pl.data.layout import PALETTE_FILE
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette
@@ -34,7 +36,8 @@ MASKS_TO_LOOK_AT = 200
 LEAST_NAMED = 0.9
 LAYOUTS = (
     "test/DEFECT/NNN.png with ground_truth/DEFECT/NNN_mask.png (MVTec AD), a folder for each class with images and "
-    "masks, images and masks, or train, valid and test, each with images and masks"
+    "masks, images and masks, train, valid and test, each with images and masks, "
+    "or images with annotations (COCO, LabelMe, CVAT, Label Studio, YOLO, Pascal VOC)"
 )
 
 
@@ -77,6 +80,8 @@ def read_any(src: Path, palette: Palette | None = None, colors: Mapping[str, Seq
     """
     if (src / "test").is_dir() and (src / "ground_truth").is_dir():
         return _labelled("MVTec AD", src, read_mvtec(src), palette, [])
+    if not _has_masks(src) and (annotations := find_annotations(src)) is not None:
+        return _annotated(src, annotations, palette)
     if _holds(src, IMAGE_FOLDERS) and _holds(src, MASK_FOLDERS):
         return _colored("images and masks", src, palette, colors)
     folders = subfolders(src)
@@ -91,6 +96,28 @@ def read_any(src: Path, palette: Palette | None = None, colors: Mapping[str, Seq
     if len(folders) > 1 and any(_has_images(folder) for folder in folders):
         return _class_folders(src, folders, palette)
     raise UserError(f"{src}: holds no layout of images and masks that is known; it should hold {LAYOUTS}")
+
+
+def _has_masks(src: Path) -> bool:
+    """Return whether a folder for masks holds some; of annotated sets, these hold texts."""
+    parts = [part for folder in (src, *subfolders(src)) for part in (folder, *subfolders(folder))]
+    return any(part.name.lower() in MASK_FOLDERS and files_in(part, MASK_SUFFIXES) for part in parts)
+
+
+def _annotated(src: Path, annotations: Annotations, palette: Palette | None) -> Contents:
+    """Return images with annotations of a labelling tool."""
+    found, problems = found_images(annotations, src, None)
+    raise_problems(problems, f"{src}: ")
+    if not annotations.labels:
+        raise UserError(f"{src}: {annotations.format.title}, but no shape marks a defect; annotate some")
+    groups = src / GROUPS_FILE
+    return Contents(
+        f"annotations in the format {annotations.format.title}",
+        found,
+        palette_maker(annotations, src, palette),
+        groups=groups if groups.is_file() else None,
+        notes=annotation_notes(annotations),
+    )
 
 
 def _holds(folder: Path, names: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Problem
+from flexunet_pl.data.annotations.shapes import AnnotatedImage
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import sha256_of
 from flexunet_pl.data.samples import IMAGE_SUFFIXES, files_in, find_pairs
@@ -36,6 +37,7 @@ class Found:
             palette's colours or indices.
         source: Id of the photographed object, from its name.
         split: The split it was found in, if any.
+        annotated: The shapes that make its mask, in place of a mask file.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Found:
     label: str | None
     source: str
     split: str | None = None
+    annotated: AnnotatedImage | None = None
 
 
 # The images and the problems.

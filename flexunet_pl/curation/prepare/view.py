@@ -141,6 +141,7 @@ def _files(contents: Contents) -> dict[str, str]:
     for item in contents.found:
         statuses = [path.stat() for path in (item.image, item.mask) if path is not None]
         parts = [f"{status.st_size} {status.st_mtime_ns}" for status in statuses]
+        parts += [] if item.annotated is None else [item.annotated.digest()]
         found[item.name] = " ".join([*parts, item.origin, str(item.label), item.source, str(item.split)])
     if contents.groups is not None:
         found[""] = hashlib.sha256(contents.groups.read_bytes()).hexdigest()

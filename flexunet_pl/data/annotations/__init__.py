@@ -1,0 +1,1 @@
+"""Annotations of labelling tools <-> class masks: one module for each format, all listed in ``registry``."""
