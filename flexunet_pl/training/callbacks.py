@@ -1,4 +1,4 @@
-"""Callbacks that write results: curves, epoch pictures, predicted masks, scores."""
+"""Callbacks that write results: curves, epoch pictures, scores."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,16 @@ from typing import Any, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, Checkpoint, WeightAveraging
-from PIL import Image
+from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 
 from flexunet_pl.core import console
 from flexunet_pl.core.background import BackgroundCounts
 from flexunet_pl.core.csv_text import csv_of_maps
 from flexunet_pl.core.errors import UserError
-from flexunet_pl.core.files import atomic_path, write_json, write_text
+from flexunet_pl.core.files import write_json, write_text
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.dataset import ImageDataset
-from flexunet_pl.data.samples import find_images, read_image
+from flexunet_pl.data.samples import find_images
 from flexunet_pl.nn.metric_registry import metrics_of
 from flexunet_pl.nn.metrics import mask_from_logits
 from flexunet_pl.training.epoch_pictures import WORST, Shot, write_epoch, write_strip, write_worst
@@ -28,7 +27,7 @@ from flexunet_pl.training.run_status import status_of
 from flexunet_pl.training.step_timer import DATA_WAIT_SHARE
 from flexunet_pl.training.task import SegmentationTask, Stage
 from flexunet_pl.training.validation_images import Look
-from flexunet_pl.visualization.pictures import line_chart, overlay, save_picture
+from flexunet_pl.visualization.pictures import line_chart, save_picture
 
 
 class Curves(Checkpoint):
@@ -154,42 +153,6 @@ class EpochPictures(Callback):
         truth = sample["mask"].numpy() if "mask" in sample else None
         image = sample["image"].permute(1, 2, 0).numpy()
         return Shot(sample["name"], image, truth, predict_working_size(task, sample["image"]))
-
-
-class PredictionWriter(BasePredictionWriter):
-    """Write each predicted mask as an index PNG with the palette, and its overlay into the subfolder ``overlays/``."""
-
-    def __init__(self, out: Path, overlays: bool = True) -> None:
-        """Write into the folder ``out``, creating it if needed; existing masks of the same name are replaced."""
-        super().__init__(write_interval="batch")
-        self.out = out
-        self.overlays = overlays
-
-    def write_on_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write the masks of one batch; each process writes its own."""
-        palette = _task(pl_module).palette
-        rules = _datamodule(trainer).rules
-        for name, path, mask_index in zip(batch["name"], batch["path"], prediction, strict=True):
-            picture = Image.fromarray(mask_index)
-            picture.putpalette(palette.flat())
-            with atomic_path(self.out / f"{name}.png") as temporary:
-                picture.save(temporary)
-            if self.overlays:
-                image = read_image(Path(path), rules)
-                save_picture(self.out / "overlays" / f"{name}.png", overlay(image, mask_index, palette.colors))
-
-    def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Warn if no mask of any process has a defect."""
-        warn_of_background(_task(pl_module))
 
 
 class ValidationTable(Callback):

@@ -32,11 +32,8 @@ from flexunet_pl.training.log_filter import quieten_lightning
 from flexunet_pl.training.loggers import check_packages
 from flexunet_pl.training.parser import MODE, Parser
 from flexunet_pl.training.precision import Trainer
-from flexunet_pl.training.processes import (
-    end_with_parent,
-    explain_lost_process,
-    let_the_first_process_report,
-)
+from flexunet_pl.training.prediction_writer import OVERLAYS_HELP, PredictionWriter
+from flexunet_pl.training.processes import end_with_parent, explain_lost_process, let_the_first_process_report
 from flexunet_pl.training.progress import displays
 from flexunet_pl.training.step_timer import StepTimer
 from flexunet_pl.training.task import SegmentationTask
@@ -143,6 +140,7 @@ class TrainerCLI(LightningCLI):
             parser.add_argument("--out", type=str | None, default=None, help="Folder for the predicted masks.")
             parser.add_argument("--tile", type=int | None, default=None, help=tile)
             parser.add_argument("--overlap", type=int | None, default=None, help=overlap)
+            parser.add_argument("--overlays", type=str, default="filled", help=OVERLAYS_HELP)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -248,7 +246,7 @@ class TrainerCLI(LightningCLI):
         if self.subcommand == "predict":
             if config.out is None:
                 raise UserError("--out is not given; name the folder for the predicted masks")
-            writers.append(callbacks.PredictionWriter(Path(config.out)))
+            writers.append(PredictionWriter(Path(config.out), config.overlays))
         self.trainer_defaults["callbacks"] = writers
         self._make_trainer()
         if is_first_process():
