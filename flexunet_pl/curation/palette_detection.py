@@ -1,39 +1,21 @@
 """Make palettes: colours for class names, and colours found in masks."""
 
-import colorsys
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageColor
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.data.distinct_colors import distinct_colors
 from flexunet_pl.data.image_files import open_image
 from flexunet_pl.data.palette import IGNORE_NAME, Color, Palette
 
 BACKGROUND = "background"
 BLACK = (0, 0, 0)
 WHITE = (255, 255, 255)
-# The five classes of MVTec AD's tile get the colours of the FlexUNet family in this order.
-FIRST_COLORS = [
-    "0000ff",
-    "ff0000",
-    "00ff00",
-    "ffff00",
-    "00ffff",
-    "ff00ff",
-    "ff8000",
-    "8000ff",
-    "008080",
-    "a05a28",
-    "ff96c8",
-    "808000",
-]
-GOLDEN_RATIO = 0.618033988749895
 # A class covers areas, while a blended colour runs along edges: at least this share of its pixels is inside an area.
 LEAST_INSIDE = 0.1
 # Colours of one mask that are counted; blended ones can be thousands.
@@ -41,14 +23,14 @@ MOST_COLORS = 64
 
 
 def grown_palette(names: Iterable[str], base: Palette | None = None) -> Palette:
-    """Return ``base`` (or a black background) with a colour for each new name; raise UserError beyond 255 classes."""
+    """Return ``base`` (or a black background) with a colour for each new name; raise UserError beyond 255 classes.
+
+    New colours differ from those of ``base``, from white and from each other for every kind of colour vision; colours
+    of ``base`` stay.
+    """
     known = Palette.to_mapping(base) if base is not None else {BACKGROUND: list(BLACK)}
-    taken = {tuple(color) for color in known.values()} | {WHITE}
-    colors = _colors()
-    new = {}
-    for name in names:
-        if name not in known and name not in new:
-            new[name] = list(next(color for color in colors if color not in taken))
+    colors = distinct_colors([*((red, green, blue) for red, green, blue in known.values()), WHITE])
+    new = {name: list(next(colors)) for name in dict.fromkeys(names) if name not in known}
     if base is None:
         return Palette.from_mapping(known | new)
     # Classes go on where those of the base end; ignore is no class and stays last.
@@ -67,7 +49,7 @@ def with_ignore(palette: Palette) -> Palette:
     """Return a palette that has an ignore colour: white if it is free, else another one."""
     if palette.ignore is not None:
         return palette
-    color = next(color for color in itertools.chain([WHITE], _colors()) if color not in palette.colors)
+    color = WHITE if WHITE not in palette.colors else next(distinct_colors(palette.colors))
     return replace(palette, ignore=color)
 
 
@@ -104,15 +86,3 @@ def infer_palette(masks: Sequence[Path]) -> Palette:
         )
     names = [BACKGROUND, *(f"class_{number}" for number in range(1, len(colors)))]
     return Palette(tuple(names), tuple(colors))
-
-
-def _colors() -> Iterator[Color]:
-    """Yield colours without end, the first ones easy to distinguish."""
-    for code in FIRST_COLORS:
-        yield ImageColor.getrgb(f"#{code}")[:3]
-    hue = 0.0
-    while True:
-        hue = (hue + GOLDEN_RATIO) % 1
-        for saturation, value in ((0.85, 0.9), (0.55, 0.65)):
-            red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-            yield round(red * 255), round(green * 255), round(blue * 255)

@@ -1,18 +1,16 @@
 """From an rgb_map to a palette with names, as many classes as the network has."""
 
-import colorsys
 import re
-from collections.abc import Iterator
+from itertools import islice
 
 from flexunet_pl.core.errors import UserError
+from flexunet_pl.data.distinct_colors import distinct_colors
 from flexunet_pl.data.palette import IGNORE_NAME
 from flexunet_pl.migrate.keys import Color
 from flexunet_pl.migrate.project import Project
 
 MAP = "mask.rgb_map"
 _ENTRY = re.compile(r"[(\[]\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,?\s*[)\]]\s*:\s*(\d+)")
-# How far, in RGB units, a fresh colour should be from all others; no more can be asked of many colours.
-APART = 60
 
 
 def build_palette(project: Project, num_classes: int | None, names: str | None) -> dict[str, list[int]]:
@@ -35,7 +33,7 @@ def build_palette(project: Project, num_classes: int | None, names: str | None) 
         project.note(MAP, original, f"{_listed(surplus)} left out, {reason}; masks that hold them are refused")
     del colors[classes:]
     if fresh := plain[len(colors) :]:
-        colors += _fresh_colors(colors, len(fresh))
+        colors += islice(distinct_colors([*colors]), len(fresh))
         project.note(MAP, original, f"{_listed(fresh)} added with fresh colours, {reason}")
     chosen = plain if names is None else _split(names, plain)
     return {name: list(color) for name, color in zip(chosen, colors, strict=True)}
@@ -57,29 +55,6 @@ def _note_oddities(project: Project) -> None:
 
 def _listed(things: list[str] | list[Color]) -> str:
     return f"{', '.join(map(str, things))} {'was' if len(things) == 1 else 'were'}"
-
-
-def _fresh_colors(used: list[Color], count: int) -> list[Color]:
-    """Return ``count`` colours that are not in ``used``, as far apart as can be had simply."""
-    taken = [*used]
-    candidates = _vivid_colors()
-    for index in range(count):
-        for attempt, color in enumerate(candidates):
-            distance = min(sum((a - b) ** 2 for a, b in zip(color, other, strict=True)) for other in taken)
-            if distance >= APART**2 or (distance and attempt > 100 * (index + 1)):
-                taken.append(color)
-                break
-    return taken[len(used) :]
-
-
-def _vivid_colors() -> Iterator[Color]:
-    """Yield colours without end: hues in golden-ratio steps, over rings of other brightness and saturation."""
-    step = 0
-    while True:
-        value, saturation = 1 - 0.07 * (step // 12 % 9), 1 - 0.09 * (step // 108 % 8)
-        red, green, blue = colorsys.hsv_to_rgb(0.83 + step * 0.618034, saturation, value)
-        yield round(red * 255), round(green * 255), round(blue * 255)
-        step += 1
 
 
 def _split(names: str, plain: list[str]) -> list[str]:

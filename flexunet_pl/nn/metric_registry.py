@@ -75,7 +75,10 @@ def metrics_of(source: Source = "pixels", *, per_class: bool = False) -> list[Me
 
 
 def number_text(value: float | None) -> str:
-    """Return a number for people: n/a for None, 4 decimals for what is not whole."""
+    """Return a number for people: n/a for None, 4 decimals for what is not whole, fewer from 10 and from 1,000 on."""
     if value is None:
         return "n/a"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    decimals = 4 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{decimals}f}"

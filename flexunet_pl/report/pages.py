@@ -150,13 +150,20 @@ def _decision_chart(view: ScoresView) -> Chart | None:
 def _score_charts(view: ScoresView, names: Sequence[str]) -> list[Chart]:
     """Return precision and recall of each class, Dice against size, and calibration."""
     charts = []
-    curves = [Line(name, points) for name in names[1:] if (points := view.get("curves", "precision_recall", name))]
+    style_of = {name: place for place, name in enumerate(names[1:])} | {"all": len(names) - 1}
+    curves = [
+        Line(name, points, style_of[name])
+        for name in names[1:]
+        if (points := view.get("curves", "precision_recall", name))
+    ]
     if curves:
         charts.append(Chart("Precision and recall", curves, Axis("recall"), Axis("precision")))
     sizes = [("all", view.get("by_size"))] + [(name, view.get("classes", name, "by_size")) for name in names[1:]]
     sizes = [(name, table) for name, table in sizes if table][: 2 if len(names) == 2 else None]
     if sizes:
-        lines = [Line(name, [(_middle(row), row["mean_dice"]) for row in table]) for name, table in sizes]
+        lines = [
+            Line(name, [(_middle(row), row["mean_dice"]) for row in table], style_of[name]) for name, table in sizes
+        ]
         ticks = [(power, text) for power, text in enumerate(("1", "10", "100", "1k", "10k", "100k", "1M"))]
         charts.append(Chart("Dice against defect size", lines, Axis("pixels", 0, 6, ticks), Axis("mean Dice")))
     if view.get("calibration") is not None:

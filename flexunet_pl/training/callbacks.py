@@ -1,4 +1,4 @@
-"""Callbacks that write results: curves, epoch pictures, predicted masks, scores."""
+"""Callbacks that write results: curves, epoch pictures, scores."""
 
 import csv
 from collections.abc import Iterator, Sequence

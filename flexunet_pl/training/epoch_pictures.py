@@ -10,14 +10,17 @@ from PIL import Image
 
 from flexunet_pl.core.files import atomic_path
 from flexunet_pl.data.palette import Palette, UInt8Array
+from flexunet_pl.visualization.layers import Layer, draw_layers, filled, plain, scaled_image, scaled_mask
+from flexunet_pl.visualization.markers import find_spots, mark
 from flexunet_pl.visualization.pictures import (
     ERROR_COLORS,
     as_rgb,
-    error_overlay,
+    error_kinds,
+    fitted_size,
     labelled_row,
     legend,
     overlay,
-    panel,
+    paint_errors,
     save_picture,
     sheet,
 )
@@ -47,16 +50,24 @@ class Shot:
     note: str = ""
 
     def panel(self, palette: Palette) -> UInt8Array:
-        """Return image, truth, prediction and errors side by side, uint8 (H', W', 3)."""
-        rgb = as_rgb(self.image)
-        tiles = [(self.name, rgb)]
+        """Return image, truth, prediction and errors side by side, uint8 (H', W', 3), and crops of what is tiny."""
+        fill = filled(palette.colors)
+        layers = [Layer(self.name, plain)]
         if self.truth is not None:
-            tiles.append(("truth", overlay(rgb, self.truth, palette.colors)))
-        title = f"prediction: {self.note}" if self.note else "prediction"
-        tiles.append((title, overlay(rgb, self.predicted, palette.colors)))
+            layers.append(Layer("truth", fill, (self.truth,)))
+        layers.append(Layer(f"prediction: {self.note}" if self.note else "prediction", fill, (self.predicted,)))
         if self.truth is not None:
-            tiles.append(("errors", error_overlay(rgb, self.truth, self.predicted)))
-        return panel(tiles)
+            layers.append(Layer("errors", paint_errors, (error_kinds(self.truth, self.predicted),)))
+        return draw_layers(self.image, layers, find_spots(self.truth, self.predicted))
+
+    def tile(self, mask_index: UInt8Array | None, palette: Palette) -> UInt8Array:
+        """Return the image with a mask laid over it, uint8 (STRIP_TILE, W, 3), and rings around what is tiny in it."""
+        size = fitted_size(self.image, STRIP_TILE)
+        rgb = scaled_image(as_rgb(self.image), size)
+        if mask_index is None:
+            return rgb
+        laid = overlay(rgb, scaled_mask(mask_index, size), palette.colors)
+        return mark(laid, find_spots(mask_index, None), size[0] / self.image.shape[1])
 
 
 def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palette) -> list[UInt8Array]:
@@ -73,12 +84,10 @@ def write_epoch(folder: Path, epoch: int, shots: Sequence[Shot], palette: Palett
     """
     panels = [shot.panel(palette) for shot in shots]
     _save_sheet(folder / f"epoch_{epoch:04d}.png", shots, panels, palette)
-    rows = {f"{epoch:04d}": [overlay(as_rgb(one.image), one.predicted, palette.colors) for one in shots]}
-    rows["image"] = [as_rgb(shot.image) for shot in shots]
+    rows = {f"{epoch:04d}": [shot.tile(shot.predicted, palette) for shot in shots]}
+    rows["image"] = [shot.tile(None, palette) for shot in shots]
     if all(shot.truth is not None for shot in shots):
-        rows["truth"] = [
-            overlay(as_rgb(one.image), one.truth, palette.colors) for one in shots if one.truth is not None
-        ]
+        rows["truth"] = [shot.tile(shot.truth, palette) for shot in shots]
     for label, tiles in rows.items():
         title = f"epoch {epoch}" if label.isdigit() else label
         save_picture(folder / "rows" / f"{label}.png", labelled_row(title, tiles, STRIP_TILE))
@@ -115,11 +124,11 @@ def write_strip(folder: Path, epochs: int) -> None:
 
 def _save_sheet(path: Path, shots: Sequence[Shot], panels: Sequence[UInt8Array], palette: Palette) -> None:
     """Write panels below each other, with a legend."""
-    has_truth = any(shot.truth is not None for shot in shots)
-    names = [*palette.names[1:], *(ERROR_COLORS if has_truth else ())]
-    colors = [*palette.colors[1:], *(ERROR_COLORS.values() if has_truth else ())]
     width = max(one.shape[1] for one in panels)
-    save_picture(path, sheet([*panels, legend(names, colors, width)]))
+    keys = [legend(palette.names[1:], palette.colors[1:], width, "classes:")]
+    if any(shot.truth is not None for shot in shots):
+        keys.append(legend(list(ERROR_COLORS), list(ERROR_COLORS.values()), width, "errors:"))
+    save_picture(path, sheet([*panels, *keys]))
 
 
 def _read(path: Path) -> UInt8Array:

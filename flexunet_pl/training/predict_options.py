@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.inference.onnx_infer import DEFAULT_OVERLAP
-from flexunet_pl.training.prediction_writer import writer_for
+from flexunet_pl.training.prediction_writer import OVERLAYS_HELP, writer_for
 from flexunet_pl.training.task import SegmentationTask
 
 FORMAT_HELP = "Also write annotations to correct in a labelling tool: coco, labelme, cvat, labelstudio, yolo or voc."
@@ -21,6 +21,7 @@ def add_predict_options(parser: LightningArgumentParser) -> None:
     overlap = f"How far tiles overlap (default: {DEFAULT_OVERLAP})."
     parser.add_argument("--out", type=str | None, default=None, help="Folder for the predicted masks.")
     parser.add_argument("--format", type=str | None, default=None, help=FORMAT_HELP)
+    parser.add_argument("--overlays", type=str, default="filled", help=OVERLAYS_HELP)
     parser.add_argument("--tile", type=int | None, default=None, help=tile)
     parser.add_argument("--overlap", type=int | None, default=None, help=overlap)
 
@@ -33,7 +34,7 @@ def prediction_writers(config: Namespace, task: SegmentationTask) -> list[Callba
     """
     if config.out is None:
         raise UserError("--out is not given; name the folder for the predicted masks")
-    writers: list[Callback] = [writer_for(task, Path(config.ckpt_path), Path(config.out))]
+    writers: list[Callback] = [writer_for(task, Path(config.ckpt_path), Path(config.out), config.overlays)]
     if config.format is not None:
         from flexunet_pl.training.annotation_writer import AnnotationWriter
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from flexunet_pl.core import console
 from flexunet_pl.core.csv_text import csv_text
+from flexunet_pl.core.errors import UserError, suggestion
 from flexunet_pl.core.files import atomic_path, write_json, write_text
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.samples import read_image
@@ -19,23 +20,38 @@ from flexunet_pl.training.callbacks import warn_of_background
 from flexunet_pl.training.decision_file import acceptance_of
 from flexunet_pl.training.drift_file import attach_drift
 from flexunet_pl.training.task import SegmentationTask
-from flexunet_pl.visualization.pictures import overlay, save_picture
+from flexunet_pl.visualization.layers import Draw, overlay_picture
+from flexunet_pl.visualization.pictures import outlines, overlay, save_picture
 
 SUMMARY, DECISIONS = "summary.csv", "decisions.json"
+OVERLAYS: dict[str, Sequence[Draw]] = {
+    "filled": [overlay],
+    "outlines": [outlines],
+    "both": [overlay, outlines],
+    "none": [],
+}
+OVERLAYS_HELP = "How predicted regions are drawn over the images: filled, outlines, both (side by side) or none."
 
 
 class PredictionWriter(BasePredictionWriter):
     """Write each predicted mask as an index PNG with the palette, and its overlay into the subfolder ``overlays/``.
 
+    Tiny regions have a ring in the overlay, and the first of them are enlarged below it.
+
     At the end ``summary.csv`` and ``decisions.json`` are written, as infer writes them; lines tell how many pieces are
     NG, and which images are unlike the training set.
     """
 
-    def __init__(self, out: Path, acceptance: Acceptance | None = None, overlays: bool = True) -> None:
+    def __init__(self, out: Path, acceptance: Acceptance | None = None, overlays: str = "filled") -> None:
         """Write into the folder ``out``, creating it if needed; existing masks of the same name are replaced.
 
         Pieces are decided by ``acceptance``, None for a threshold that nobody chose.
+
+        Raises:
+            UserError: If ``overlays`` is none of OVERLAYS.
         """
+        if overlays not in OVERLAYS:
+            raise UserError(f"--overlays {overlays}: choose from {', '.join(OVERLAYS)}{suggestion(overlays, OVERLAYS)}")
         super().__init__(write_interval="batch")
         self.out = out
         self.acceptance = Acceptance() if acceptance is None else acceptance
@@ -48,10 +64,10 @@ class PredictionWriter(BasePredictionWriter):
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         prediction: Any,
-        batch_indices: Sequence[int] | None,  # noqa: ARG002  Lightning's signature
+        batch_indices: Sequence[int] | None,
         batch: dict[str, Any],
-        batch_idx: int,  # noqa: ARG002  Lightning's signature
-        dataloader_idx: int,  # noqa: ARG002  Lightning's signature
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
         """Write the masks of one batch; each process writes its own."""
         palette = cast(SegmentationTask, pl_module).palette
@@ -65,9 +81,9 @@ class PredictionWriter(BasePredictionWriter):
             picture.putpalette(palette.flat())
             with atomic_path(self.out / f"{name}.png") as temporary:
                 picture.save(temporary)
-            if self.overlays:
-                image = read_image(Path(path), rules)
-                save_picture(self.out / "overlays" / f"{name}.png", overlay(image, found.mask_index, palette.colors))
+            if draws := OVERLAYS[self.overlays]:
+                drawn = overlay_picture(read_image(Path(path), rules), found.mask_index, palette.colors, draws)
+                save_picture(self.out / "overlays" / f"{name}.png", drawn)
 
     def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write what all processes found, and warn if no mask of any process has a defect."""
@@ -83,14 +99,14 @@ class PredictionWriter(BasePredictionWriter):
         warn_of_background(cast(SegmentationTask, pl_module))
 
 
-def writer_for(task: SegmentationTask, checkpoint: Path, out: Path) -> PredictionWriter:
+def writer_for(task: SegmentationTask, checkpoint: Path, out: Path, overlays: str) -> PredictionWriter:
     """Return what writes the predictions of a checkpoint's task into ``out``, by its decision and its drift score.
 
     Raises:
-        UserError: If the files of these in the run folder are not usable.
+        UserError: If the files of these in the run folder are not usable, or ``overlays`` is none of OVERLAYS.
     """
     attach_drift(task, checkpoint)
-    return PredictionWriter(out, acceptance_of(checkpoint, task.palette.names))
+    return PredictionWriter(out, acceptance_of(checkpoint, task.palette.names), overlays)
 
 
 def _of_all_processes(rows: list[Any]) -> list[Any]:

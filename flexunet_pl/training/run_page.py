@@ -143,7 +143,7 @@ def class_rows(
         scores = table.of_class(index)
         cells = [number_text(scores[key]) for key in keys]
         is_worst = worst is not None and worst[0] == index
-        rows.append({"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color), "cells": cells, "is_worst": is_worst})
+        rows.append({"name": name, "color": tuple(color), "cells": cells, "is_worst": is_worst})
     return rows
 
 

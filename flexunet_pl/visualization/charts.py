@@ -11,10 +11,14 @@ FIFTHS = tuple((step / 5, f"{step / 5:g}") for step in range(6))
 
 
 class Line(NamedTuple):
-    """A line through points (x, y), each with a dot where they are few."""
+    """A line through points (x, y), each with a dot where they are few.
+
+    Lines with the same ``style``, from 0, look alike in all charts; without one, the place in the chart decides.
+    """
 
     name: str
     points: Sequence[Sequence[float]]
+    style: int | None = None
 
 
 class Axis(NamedTuple):
@@ -49,7 +53,7 @@ class Chart:
         down = self.bottom - (self.bottom - self.top) * (y - self.y.low) / (self.y.high - self.y.low)
         return round(across, 1), round(down, 1)
 
-    @staticmethod
-    def dash(number: int) -> str:
-        """Return the dashes of a line; they change where the colours repeat."""
-        return DASHES[number // COLORS % len(DASHES)]
+    def styles(self) -> list[tuple[int, str]]:
+        """Return number of the colour, and dashes, of each line; dashes change where the colours repeat."""
+        numbers = [place if line.style is None else line.style for place, line in enumerate(self.lines)]
+        return [(number % COLORS, DASHES[number // COLORS % len(DASHES)]) for number in numbers]

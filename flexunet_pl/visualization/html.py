@@ -43,7 +43,7 @@ def _environment(folder: Path) -> "Environment":
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    made.filters |= {"data_url": data_url, "cell": cell_text, "numeric_columns": numeric_columns}
+    made.filters |= {"data_url": data_url, "cell": cell_text, "numeric_columns": numeric_columns, "swatch": swatch}
     return made
 
 
@@ -57,6 +57,11 @@ def data_url(content: bytes) -> str:
     if kind is None:
         raise ValueError(f"a picture must be PNG, JPEG, WebP or GIF; these bytes begin with {content[:4]!r}")
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def swatch(color: Sequence[int]) -> Markup:
+    """Return a small square in a colour (red, green, blue), 0..255, as HTML."""
+    return Markup('<span class="swatch" style="background:rgb({} {} {})"></span>').format(*color)
 
 
 def numeric_columns(rows: Sequence[Sequence[object]], count: int) -> list[bool]:

@@ -14,12 +14,14 @@ UInt8Array = npt.NDArray[np.uint8]
 
 GAP = 6
 WIDEST_TILE = 4096
+BAND = 256  # rows that are blended at a time
 PAPER = (250, 250, 250)
 INK = (32, 32, 32)
 # Colours for every kind of colour vision (Okabe and Ito).
 MISSED, INVENTED, WRONG_CLASS, RIGHT = "missed", "false positive", "wrong class", "right"
 ERROR_COLORS = {MISSED: (0, 114, 178), INVENTED: (230, 159, 0), WRONG_CLASS: (204, 121, 167), RIGHT: (240, 240, 240)}
 BARS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+DASH = 4  # pixels of a dash in an outline
 DASHES = ("-", "--", ":", "-.")  # for more lines than colours
 _ERROR_TABLE = ((0, 0, 0), *ERROR_COLORS.values())
 
@@ -51,8 +53,11 @@ def overlay(image: UInt8Array, mask_index: UInt8Array, colors: npt.ArrayLike, op
     """
     laid = as_rgb(image).copy()
     foreground = (mask_index != 0) & (mask_index != 255)
-    paint = colored(mask_index[foreground], colors)
-    laid[foreground] = (laid[foreground] * (1 - opacity) + paint * opacity).round()
+    for start in range(0, len(laid), BAND):  # numbers with decimals take eight times the memory
+        rows = slice(start, start + BAND)
+        inside = foreground[rows]
+        paint = colored(mask_index[rows][inside], colors)
+        laid[rows][inside] = (laid[rows][inside] * (1 - opacity) + paint * opacity).round()
     edge = contour(mask_index) & foreground
     laid[edge] = colored(mask_index[edge], colors)
     return laid
@@ -64,17 +69,67 @@ def error_overlay(image: UInt8Array, truth: UInt8Array, predicted: UInt8Array) -
     Image uint8 (H, W, C), truth and prediction uint8 (H, W), to uint8 (H, W, 3); nothing is drawn where the truth is
     255 (ignore).
     """
+    return paint_errors(image, error_kinds(truth, predicted))
+
+
+def error_kinds(truth: UInt8Array, predicted: UInt8Array) -> UInt8Array:
+    """Return what each pixel is, uint8 (H, W): 0 background, 255 ignore, else a position in ERROR_COLORS, from 1."""
     found = np.zeros(truth.shape, dtype=np.uint8)
     found[(truth != 0) & (predicted == 0)] = 1
     found[(truth == 0) & (predicted != 0)] = 2
     found[(truth != 0) & (predicted != 0)] = 3
     found[(truth != 0) & (predicted == truth)] = 4
     found[truth == 255] = 255
+    return found
+
+
+def paint_errors(image: UInt8Array, found: UInt8Array) -> UInt8Array:
+    """Lay the result uint8 (H, W) of :func:`error_kinds` over an image uint8 (H, W, C); returns uint8 (H, W, 3)."""
     dimmed = as_rgb(image) // 2 + 40  # greyed a little: the colours stand out on any surface
-    laid = overlay(dimmed, np.where(found == 4, 0, found), _ERROR_TABLE, opacity=0.7)
+    laid = overlay(dimmed, np.where(found == 4, 0, found).astype(np.uint8), _ERROR_TABLE, opacity=0.7)
     edge = contour(found) & (found == 4)
     laid[edge] = ERROR_COLORS[RIGHT]
     return laid
+
+
+def outlines(
+    image: UInt8Array, mask_index: UInt8Array, colors: npt.ArrayLike, *, dashed: bool = False, width: int = 2
+) -> UInt8Array:
+    """Draw the outline of each region of a mask just outside it, so that the surface inside stays as it is.
+
+    Args:
+        image: uint8 (H, W, C).
+        mask_index: Class indices uint8 (H, W); 0 (background) and 255 (ignore) have no outline.
+        colors: Colours (K, 3), 0..255.
+        dashed: Whether every other four pixels are left out.
+        width: Width of the line in pixels.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    drawn = as_rgb(image).copy()
+    whole = np.where(mask_index == 255, 0, mask_index).astype(np.uint8)
+    grown = whole
+    for _ in range(width):
+        grown = _grown(grown)
+    line = (grown != 0) & (whole == 0)
+    if dashed:
+        along = np.arange(whole.shape[0])[:, None] + np.arange(whole.shape[1])
+        line &= along // DASH % 2 == 0
+    drawn[line] = colored(grown[line], colors)
+    return drawn
+
+
+def _grown(mask_index: UInt8Array) -> UInt8Array:
+    """Let the foreground grow by a pixel to all eight sides; where two classes meet, the later one wins."""
+    padded = np.pad(mask_index, 1)
+    height, width = mask_index.shape
+    grown = mask_index.copy()
+    for row in range(3):
+        for column in range(3):
+            shifted = padded[row : row + height, column : column + width]
+            np.maximum(grown, np.where(mask_index == 0, shifted, 0), out=grown, casting="unsafe")
+    return grown
 
 
 def contour(mask_index: UInt8Array) -> npt.NDArray[np.bool_]:
@@ -94,13 +149,20 @@ def scaled_to(height: int, rgb: UInt8Array, how: Image.Resampling, gap: int | No
 
     ``gap`` is Pillow's ``reducing_gap``.
     """
-    width = min(max(1, round(rgb.shape[1] * height / rgb.shape[0])), WIDEST_TILE)
-    return Image.fromarray(rgb).resize((width, height), how, reducing_gap=gap)
+    return Image.fromarray(rgb).resize(fitted_size(rgb, height), how, reducing_gap=gap)
 
 
-def panel(tiles: Sequence[tuple[str, UInt8Array]], height: int = 256) -> UInt8Array:
-    """Set titled pictures uint8 (H, W, 3) side by side, each scaled to ``height`` pixels; returns uint8 (H', W', 3)."""
-    letters = max(11, height // 16)
+def fitted_size(rgb: UInt8Array, height: int) -> tuple[int, int]:
+    """Return the width, WIDEST_TILE at most, and height of a picture (H, W, 3) that is scaled to ``height`` pixels."""
+    return min(max(1, round(rgb.shape[1] * height / rgb.shape[0])), WIDEST_TILE), height
+
+
+def panel(tiles: Sequence[tuple[str, UInt8Array]], height: int = 256, letters: int | None = None) -> UInt8Array:
+    """Set titled pictures uint8 (H, W, 3) side by side, each scaled to ``height`` pixels; returns uint8 (H', W', 3).
+
+    ``letters`` is the size of the titles in pixels, by default by the height.
+    """
+    letters = max(11, height // 16) if letters is None else letters
     font = ImageFont.load_default(size=letters)
     band = round(letters * 1.6)
     scaled = [scaled_to(height, rgb, Image.Resampling.BILINEAR) for _, rgb in tiles]
@@ -135,23 +197,31 @@ def sheet(rows: Sequence[UInt8Array]) -> UInt8Array:
     return np.concatenate(padded, axis=0)
 
 
-def legend(names: Sequence[str], colors: npt.ArrayLike, width: int = 800) -> UInt8Array:
-    """Draw a legend of colours and class names, wrapped to ``width`` pixels; returns uint8 (H, width, 3)."""
-    font = ImageFont.load_default(size=14)
-    swatch, line = 14, 24
+def legend(
+    names: Sequence[str], colors: npt.ArrayLike, width: int = 800, title: str = "", letters: int = 14
+) -> UInt8Array:
+    """Draw a legend of colours and names after a title, wrapped to ``width`` pixels; returns uint8 (H, width, 3).
+
+    ``letters`` is the size of the letters in pixels.
+    """
+    font = ImageFont.load_default(size=letters)
+    swatch, line, gap = letters, round(letters * 1.7), max(GAP, letters // 3)
     places = []
-    left, top = GAP, 0
+    first = GAP + (round(font.getlength(title)) + 2 * gap if title else 0)
+    left, top = first, 0
     for name in names:
-        needed = swatch + 3 * GAP + round(font.getlength(name))
-        if left > GAP and left + needed > width:
-            left, top = GAP, top + line
+        needed = swatch + 3 * gap + round(font.getlength(name))
+        if left > first and left + needed > width:
+            left, top = first, top + line
         places.append((left, top))
         left += needed
     canvas = Image.new("RGB", (width, top + line), PAPER)
     draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, line / 2), title, fill=INK, font=font, anchor="lm")
+    edge = (line - swatch) // 2
     for name, color, (x, y) in zip(names, np.asarray(colors).tolist(), places, strict=True):
-        draw.rectangle((x, y + 5, x + swatch, y + 5 + swatch), fill=tuple(color), outline=INK)
-        draw.text((x + swatch + GAP, y + line / 2), name, fill=INK, font=font, anchor="lm")
+        draw.rectangle((x, y + edge, x + swatch, y + edge + swatch), fill=tuple(color), outline=INK)
+        draw.text((x + swatch + gap, y + line / 2), name, fill=INK, font=font, anchor="lm")
     return np.asarray(canvas)
 
 

@@ -93,7 +93,7 @@ def test_an_mvtec_category_becomes_a_data_set(category: Path, tmp_path: Path) ->
     rows = check_whole(out)
     assert len(rows) == 6 + 5 + 6 + 6
     palette = Palette.load(out / "palette.yaml").to_mapping()
-    assert palette == {"background": [0, 0, 0], "crack": [0, 0, 255], "glue_strip": [255, 0, 0]}
+    assert palette == {"background": [0, 0, 0], "crack": [213, 94, 0], "glue_strip": [86, 180, 233]}
     for row in rows:
         assert row.classes == (() if row.name.startswith("good") else (row.source.rsplit("_", 1)[0],))
     for split in SPLITS:
@@ -704,6 +704,8 @@ def test_a_palette_grows_without_changing() -> None:
     assert grown.colors[:3] == palette.colors
     many = grown_palette([f"class_{number}" for number in range(254)])
     assert len(set(many.colors)) == 255
+    old = Palette(("background", "crack"), ((0, 0, 0), (0, 0, 255)))
+    assert grown_palette(["crack", "oil"], old).colors == (*old.colors, (213, 94, 0)), "no colour of a folder changes"
 
 
 def test_colours_that_cover_areas_are_classes_and_edges_are_not(tmp_path: Path) -> None:

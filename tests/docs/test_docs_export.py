@@ -49,7 +49,7 @@ def test_commands_of_the_pages_run(desk: Path) -> None:
             run([*words, "--force"] if "--int8" in words else words, desk)
     assert {path.name for path in (desk / "exports" / "demo-all").iterdir()} >= {"model.int8.onnx", "model.keras"}
     images = {path.name for path in (desk / "dataset" / "demo-tiles" / "test" / "images").iterdir()}
-    for out in ("found", "found/overlays", "found-by-torch"):
+    for out in ("found", "found/overlays", "found-by-torch", "outlined/overlays"):
         assert {path.name for path in (desk / out).glob("*.png")} == images
     assert {path.name for path in (desk / "results" / "masks").iterdir()} == images
     printed = run([sys.executable, "-c", program_in(ROOT / "docs" / "inference.md")], desk)

@@ -97,13 +97,13 @@ def test_scores_are_the_mean_probability_of_the_region(seeing_checkpoint: Path, 
         assert mean == pytest.approx(float(highest[mask == index].mean()), abs=0.01)
 
 
-def test_tiles_have_no_scores_and_a_wrong_format_is_refused(
+def test_tiles_have_scores_too_and_a_wrong_format_is_refused(
     seeing_checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(seeing_checkpoint, images, tmp_path, "--format", "coco", "--tile", "16") == 0
     content = json.loads((tmp_path / "coco" / "instances.json").read_text())
     assert content["annotations"]
-    assert not any("score" in one for one in content["annotations"])
+    assert all(0 < one["score"] <= 1 for one in content["annotations"])
     before = (tmp_path / "coco" / "instances.json").read_bytes()
     capsys.readouterr()
     assert predict(seeing_checkpoint, images, tmp_path, "--format", "coko") == 2

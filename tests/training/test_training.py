@@ -75,7 +75,7 @@ def test_test_scores_equal_what_numpy_makes_of_the_predicted_masks(
 
 
 def test_predicted_masks_are_index_pngs_with_the_palette_and_overlays_lie_apart(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -97,6 +97,13 @@ def test_predicted_masks_are_index_pngs_with_the_palette_and_overlays_lie_apart(
         assert mask.getpalette()[3:6] == [0, 0, 255]  # type: ignore[index]  # a P image has a palette
     with Image.open(tmp_path / "out" / "overlays" / "of.64.png") as overlay:
         assert (overlay.size, overlay.mode) == ((64, 10), "RGB")
+    assert main([*arguments, "--out", str(tmp_path / "both"), "--overlays", "both"]) == 0
+    with Image.open(tmp_path / "both" / "overlays" / "of.64.png") as overlay:
+        assert overlay.size == (2 * 64, 10), "filled and outlines, side by side"
+    assert main([*arguments, "--out", str(tmp_path / "none"), "--overlays", "none"]) == 0
+    assert not (tmp_path / "none" / "overlays").exists()
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--overlays", "outline"]) == 2
+    assert "--overlays outline: choose from filled, outlines, both, none; did you mean" in capsys.readouterr().err
 
 
 AVERAGE = [

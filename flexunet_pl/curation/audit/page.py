@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup, escape
 from PIL import Image
 
 from flexunet_pl import __version__
@@ -24,9 +25,11 @@ from flexunet_pl.curation.audit.findings_report import (
 from flexunet_pl.curation.audit.inspection import ERROR, NOTE, WARNING, Inspection
 from flexunet_pl.curation.conversion import read_any_image
 from flexunet_pl.data.masks import read_mask
-from flexunet_pl.data.palette import UInt8Array
-from flexunet_pl.visualization.html import Picture, render
-from flexunet_pl.visualization.pictures import as_rgb, bar_chart, legend, overlay, panel
+from flexunet_pl.data.palette import Palette, UInt8Array
+from flexunet_pl.visualization.html import Picture, render, swatch
+from flexunet_pl.visualization.layers import Layer, draw_layers, filled, plain
+from flexunet_pl.visualization.markers import find_spots
+from flexunet_pl.visualization.pictures import as_rgb, bar_chart, panel
 
 TONES = {ERROR: "bad", WARNING: "warn", NOTE: "soft"}
 MOST_FINDINGS = 20
@@ -35,7 +38,6 @@ PICTURES_EACH = 12
 SAMPLES_EACH = 2
 ZOOM_SIDE = 64
 HEIGHT = 200
-LEGEND_WIDTH = 360
 JPEG_QUALITY = 85
 SIZE_LIMITS = (10, 100, 1_000, 10_000, 100_000)
 SIZE_NAMES = ("10", "100", "1k", "10k", "100k")
@@ -55,7 +57,8 @@ def as_page(found: AuditResult) -> str:
         for severity in SEVERITIES
         for kind, findings in by_kind(found, severity)
     ]
-    spread = {label: spread_of(areas) for label, areas in found.areas.items() if areas}
+    spread = {label: spread_of(areas) for label in found.palette.names if (areas := found.areas.get(label))}
+    names = _swatched(found.palette)
     columns = ("regions", "smallest", "median", "largest", "median_diameter")
     area_charts = []
     if len(spread) <= MOST_CLASSES_IN_CHART:
@@ -69,11 +72,11 @@ def as_page(found: AuditResult) -> str:
         summary=summary_lines(found),
         classes=_class_table(found),
         class_charts=_class_charts(found) if found.classes else [],
-        areas=[[label, *(values[column] for column in columns)] for label, values in spread.items()],
+        areas=[[names[label], *(values[column] for column in columns)] for label, values in spread.items()],
         area_charts=area_charts,
         sizes=[[*size, count] for size, count in sizes],
         groups=groups,
-        legend=_picture(legend(found.palette.names, found.palette.colors, width=LEGEND_WIDTH), "The palette"),
+        palette=list(zip(found.palette.names, found.palette.colors, strict=True)),
         samples=_samples(found),
         most_findings=MOST_FINDINGS,
         most_sizes=MOST_SIZES,
@@ -84,8 +87,16 @@ def as_page(found: AuditResult) -> str:
 
 def _class_table(found: AuditResult) -> tuple[list[str], list[list[object]]]:
     columns = [(split, what) for split in found.classes for what in ("images", "regions", "pixels")]
-    rows = [[name, *(found.classes[split][name][what] for split, what in columns)] for name in found.palette.names]
+    names = _swatched(found.palette)
+    rows = [
+        [names[name], *(found.classes[split][name][what] for split, what in columns)] for name in found.palette.names
+    ]
     return ["class", *(f"{split} {what}" for split, what in columns)], rows
+
+
+def _swatched(palette: Palette) -> dict[str, Markup]:
+    """Return each class name after a swatch of its colour, as HTML."""
+    return {name: swatch(color) + escape(name) for name, color in zip(palette.names, palette.colors, strict=True)}
 
 
 def _class_charts(found: AuditResult) -> list[Picture]:
@@ -161,8 +172,13 @@ def _samples(found: AuditResult) -> list[Picture]:
             continue
         if image.shape[:2] != mask_index.shape:
             continue
-        tiles = [(item.name, as_rgb(image)), (", ".join(item.areas), overlay(image, mask_index, palette.colors))]
-        figures.append(_picture(panel(tiles, HEIGHT), item.file))
+        layers = [
+            Layer(item.name, plain),
+            Layer(
+                ", ".join(name for name in palette.names if name in item.areas), filled(palette.colors), (mask_index,)
+            ),
+        ]
+        figures.append(_picture(draw_layers(image, layers, find_spots(mask_index, None), HEIGHT), item.file))
     return figures
 
 
@@ -181,8 +197,8 @@ def _by_size(found: AuditResult) -> dict[str, dict[str, float]]:
     """Count the regions of each class in ranges of area."""
     names = [*(f"< {name}" for name in SIZE_NAMES), f"{SIZE_NAMES[-1]} and more"]
     table = {}
-    for label, areas in found.areas.items():
-        if areas:
+    for label in found.palette.names:
+        if areas := found.areas.get(label):
             places = np.searchsorted(SIZE_LIMITS, list(areas), side="right")
             counts = np.bincount(places, weights=list(areas.values()), minlength=len(names))
             table[label] = {name: float(count) for name, count in zip(names, counts, strict=True)}

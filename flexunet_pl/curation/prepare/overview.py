@@ -12,7 +12,9 @@ from flexunet_pl.data.manifest import Row
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.splits import DEFECT_FREE
-from flexunet_pl.visualization.pictures import as_rgb, bar_chart, colored, legend, overlay, panel, save_picture, sheet
+from flexunet_pl.visualization.layers import Draw, Layer, draw_layers, filled, plain
+from flexunet_pl.visualization.markers import find_spots
+from flexunet_pl.visualization.pictures import PAPER, bar_chart, colored, legend, save_picture, sheet
 
 STATISTICS_FILE = "statistics.png"
 SAMPLES_FILE = "samples_{split}.png"
@@ -53,15 +55,23 @@ def draw_samples(root: Path, rows: Sequence[Row], palette: Palette, split: str) 
         return
     panels = []
     for row in chosen:
-        image = as_rgb(read_any_image(root / row.file))
+        image = read_any_image(root / row.file)
         mask_index, _ = read_mask(root / row.split / "masks" / f"{row.name}.png", palette, antialiased=True)
-        laid = overlay(image, mask_index, palette.colors)
         classes = ", ".join(row.classes) or DEFECT_FREE
-        tiles = [(row.name, image), (f"mask: {classes}", colored(mask_index, palette.colors)), ("overlay", laid)]
-        panels.append(panel(tiles, height=TILE_HEIGHT))
+        layers = [
+            Layer(row.name, plain),
+            Layer(f"mask: {classes}", _mask_alone(palette), (mask_index,)),
+            Layer("overlay", filled(palette.colors), (mask_index,)),
+        ]
+        panels.append(draw_layers(image, layers, find_spots(mask_index, None), TILE_HEIGHT, crops=1))
     lines = _packed(panels, SHEET_WIDTH)
     names = legend(palette.names, palette.colors, width=max(line.shape[1] for line in lines))
     save_picture(root / SAMPLES_FILE.format(split=split), sheet([names, *lines]))
+
+
+def _mask_alone(palette: Palette) -> Draw:
+    """Return how a mask is shown in its colours, without the image."""
+    return lambda rgb, mask_index: colored(mask_index, palette.colors)  # noqa: ARG005  the image is not shown
 
 
 def choose_samples(rows: Sequence[Row], palette: Palette) -> list[Row]:
@@ -79,13 +89,20 @@ def choose_samples(rows: Sequence[Row], palette: Palette) -> list[Row]:
 
 
 def _packed(panels: Sequence[UInt8Array], width: int) -> list[UInt8Array]:
-    """Set pictures uint8 (H, W, 3) of one height into rows of at most ``width`` pixels, a wider one alone."""
+    """Set pictures uint8 (H, W, 3) into rows of at most ``width`` pixels, a wider one alone."""
     rows: list[list[UInt8Array]] = []
     for one in panels:
         if not rows or sum(other.shape[1] for other in rows[-1]) + one.shape[1] > width:
             rows.append([])
         rows[-1].append(one)
-    return [np.concatenate(row, axis=1) for row in rows]
+    return [_beside(row) for row in rows]
+
+
+def _beside(pictures: Sequence[UInt8Array]) -> UInt8Array:
+    """Set pictures uint8 (H, W, 3) of any heights side by side."""
+    height = max(len(one) for one in pictures)
+    padded = [np.pad(one, ((0, height - len(one)), (0, 0), (0, 0)), constant_values=PAPER[0]) for one in pictures]
+    return np.concatenate(padded, axis=1)
 
 
 def draw_overview(root: Path, rows: Sequence[Row], palette: Palette) -> None:
