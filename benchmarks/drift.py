@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from quality import flexunet
 
 from flexunet_pl.core.errors import UserError, print_user_error
 from flexunet_pl.core.files import write_json, write_text
+from flexunet_pl.core.types import Pair
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.evaluation import drift
 from flexunet_pl.evaluation.drift import (
@@ -59,11 +61,14 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
 
 def spread(module: SegmentationDataModule, split: str, most: int) -> SegmentationDataModule:
     """Make a module give at most ``most`` images of a split, evenly spread over it."""
-    pairs = module.pairs(split)
-    places = np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int)
-    chosen = {split: [pairs[place] for place in places]}
-    before = module.pairs
-    module.pairs = lambda name: chosen[name] if name in chosen else before(name)  # type: ignore[method-assign]  # a cut
+    found, before = module.pairs(split), module.pairs
+    places = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+    chosen = {split: [found[place] for place in places]}
+
+    def pairs(name: str) -> list[Pair]:
+        return chosen[name] if name in chosen else before(name)
+
+    module.pairs = pairs  # type: ignore[method-assign,assignment]  # a cut
     return module
 
 
@@ -95,14 +100,11 @@ def coreset_places(patches: FloatArray, size: int) -> list[int]:
 
 def patchcore_rates(
     task: SegmentationTask, module: SegmentationDataModule, like: DriftStatistics, most: int
-) -> dict[str, float]:
+) -> dict[str, float | int | None]:
     """Return the row of PatchCore."""
     statistics = patchcore(task, module, like)
-    mean, drift.image_distance = drift.image_distance, lambda distances: distances.amax(1)
-    try:
+    with mock.patch.object(drift, "image_distance", lambda distances: distances.amax(1)):
         return rates(*(measured(task, one, "valid", statistics) for one in splits(task, module, most)))
-    finally:
-        drift.image_distance = mean
 
 
 def splits(

@@ -58,10 +58,10 @@ def export(
     if calibration is not None:
         rules = ReadingRules(task.hparams["in_channels"], task.hparams["sixteen_bit"], antialiased_masks)
         pictures = Pictures.in_folder(calibration, task.palette, task.sizing, rules)
-    calibration = attach_drift(task, ckpt)
+    drift = attach_drift(task, ckpt)
     facts = facts_of(task, ckpt)
-    if calibration is not None:
-        facts["drift"] = {"threshold": calibration.statistics.threshold, **calibration.facts}
+    if drift is not None:
+        facts["drift"] = {"threshold": drift.statistics.threshold, **drift.facts}
     with bundle_folder(out) as folder:
         files = _write_bundle(ExportJob(task, facts, folder, pictures, force), exporters, out.name, ckpt.name)
     logger.info("wrote %s: %s", out, ", ".join(files))

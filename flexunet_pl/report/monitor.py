@@ -1,5 +1,6 @@
 """The page on a log of decisions: whether the line is still the same."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def _quantile_rows(periods: Sequence[Period], calibration: Reference) -> list[li
         rows.append([CALIBRATION, *(value for part in found for value in part)])
     for period in periods:
         parts = [period.quantiles(score) for score in SCORES]
-        rows.append([period.name, *(value for part in parts for value in (part or [None] * len(QUANTILES)))])
+        rows.append([period.name, *itertools.chain(*(part or [None] * len(QUANTILES) for part in parts))])
     return rows
 
 

@@ -74,8 +74,8 @@ def read_drift(path: Path) -> DriftCalibration:
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']} is not {FORMAT}, which this version reads")
         stages, strides = (tuple(map(int, facts[name])) for name in ("stages", "strides"))
-        arrays = (tensors[name] for name in ("projection", "offset", "bank"))
-        statistics = DriftStatistics(stages, strides, *arrays, threshold=float(facts["threshold"]))
+        projection, offset, bank = (tensors[name] for name in ("projection", "offset", "bank"))
+        statistics = DriftStatistics(stages, strides, projection, offset, bank, float(facts["threshold"]))
         return DriftCalibration(statistics, str(facts["checkpoint_sha256"]), dict(facts["facts"]))
 
 

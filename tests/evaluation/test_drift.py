@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import onnxruntime
 import pytest
@@ -45,7 +46,13 @@ def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = SegmentationTask(palette, network=network, image_size=32)
     folder = tmp_path_factory.mktemp("drift") / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    content: dict[str, Any] = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": dict(task.hparams),
+        "loops": {},
+        "callbacks": {},
+    }
+    content |= {"pytorch-lightning_version": lightning.__version__, "epoch": 0, "global_step": 0}
     torch.save(content, folder / "checkpoints" / "best.ckpt")
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"root": str(tiny_data)}}))
     assert main(["drift", str(folder)]) == 0
@@ -285,8 +292,10 @@ def test_good_images_calibrate_if_there_are_enough() -> None:
 def test_uncertainty_by_hand() -> None:
     pixels = np.array([[[0.99, 0.01, 0.0], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7]]], np.float32)
     # Contested are the second, 1 - (0.5 - 0.4), and the third, 1 - (0.7 - 0.2).
-    assert image_scores([(0.3, float("nan"))], [doubt(pixels)]) == (0.3, pytest.approx((0.9 + 0.5) / 2), None)
-    assert image_scores([(0.3, 2.0), (0.4, 0.5)], [doubt(pixels[:, :1])]) == (0.4, pytest.approx(0.01), 2.0)
+    chance, uncertainty, drift = image_scores([(0.3, float("nan"))], [doubt(pixels)])
+    assert (chance, drift) == (0.3, None)
+    assert uncertainty == pytest.approx((0.9 + 0.5) / 2)
+    assert image_scores([(0.3, 2.0), (0.4, 0.5)], [doubt(pixels[:, :1])]) == pytest.approx((0.4, 0.01, 2.0))
     one_channel = np.array([[[0.01], [0.75]]], np.float32)
     assert image_scores([(0.3, 1.0)], [doubt(one_channel)])[1] == pytest.approx(1 - 0.5)
     in_bands = image_scores([(0.3, 1.0)], [doubt(pixels[:, :2]), doubt(pixels[:, 2:])])
