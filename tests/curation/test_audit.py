@@ -343,6 +343,14 @@ def test_the_page_fits_narrow_and_wide_windows_light_and_dark(data: Path, tmp_pa
             page.photograph(tmp_path / "page.png")
             assert page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
             assert page.run("document.images.length") >= 8
+            names = "[...document.querySelector('table').tBodies[0].rows].map(r => r.cells[0].textContent)"
+            assert page.run(names) == list(PALETTE.names), "in the order of the palette"
+            assert page.run("document.querySelector('table').tBodies[0].querySelectorAll('.swatch').length") == len(
+                PALETTE
+            )
+            if width == 1280:
+                cut = "[...document.querySelectorAll('.scroll')].filter(b => b.scrollWidth > b.clientWidth).length"
+                assert page.run(cut) == 0, "no column is cut off"
         assert page.complaints == []
 
 

@@ -413,12 +413,14 @@ def test_any_split_may_be_empty(
     category: Path,
     tiny_config: Path,
     tiny_checkpoint: Path,
+    tiny_data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     shares = ["--valid", valid, *([] if test is None else ["--test", test])]
-    assert prepare("mvtec", category, out, *shares, "--merge_defects", "true") == 0
+    # The colours that the model was trained with.
+    assert prepare("mvtec", category, out, *shares, "--palette", tiny_data / "palette.yaml") == 0
     assert {row.split for row in check_whole(out)} == splits
     assert main(["audit", str(out)]) == 0
     common = ["--config", str(tiny_config), "--data.root", str(out), "--run_dir", str(tmp_path / "run")]

@@ -507,6 +507,9 @@ def test_the_page_works_in_a_browser(
         page.photograph(tmp_path / "page.png")
         assert page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
         assert len(names_shown(page)) == 8
+        if width == 1280:
+            cut = "[...document.querySelectorAll('.scroll')].filter(b => b.scrollWidth > b.clientWidth).length"
+            assert page.run(cut) == 0, "no column is cut off"
         click = "[...document.querySelectorAll('.sortable th button')].find(b => b.textContent === '{}').click()"
         page.run(click.format("image"))
         assert names_shown(page) == [f"part{number}" for number in range(8)]
