@@ -1,6 +1,5 @@
 """The page on a log of decisions: whether the line is still the same."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,8 +156,10 @@ def _quantile_rows(periods: Sequence[Period], calibration: Reference) -> list[li
         found = [np.quantile(calibration[score], QUANTILES).tolist() for score in SCORES if calibration[score]]
         rows.append([CALIBRATION, *(value for part in found for value in part)])
     for period in periods:
-        parts = [period.quantiles(score) for score in SCORES]
-        rows.append([period.name, *itertools.chain(*(part or [None] * len(QUANTILES) for part in parts))])
+        row: list[Any] = [period.name]
+        for score in SCORES:
+            row += period.quantiles(score) or [None] * len(QUANTILES)
+        rows.append(row)
     return rows
 
 

@@ -49,7 +49,6 @@ def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     content: dict[str, Any] = {
         "state_dict": task.state_dict(),
         "hyper_parameters": dict(task.hparams),
-        "loops": {},
         "callbacks": {},
     }
     content |= {"pytorch-lightning_version": lightning.__version__, "epoch": 0, "global_step": 0}
