@@ -2,12 +2,12 @@
 
     python benchmarks/label_errors.py --data PATH/mvtec-tile-mini --out results/label-errors
 
-Errors are planted into some masks of a copy of the data set: a defect is deleted, gets another class, is grown or shrunk
-by some pixels, or a blob is invented. A network is trained for each fold of the copy, by `fit --folds`. A place counts as
-found if image and kind agree and the boxes overlap. Further draws plant other errors, which the same networks are asked
-about: each is trained on as many wrong labels, but not on those it is asked about. What was trained is not trained
-again. The table is printed and written to ``OUT/table.md``. The data set's own label errors count as false positives,
-so precision is a lower bound.
+Errors are planted into some masks of a copy of the data set: a defect is deleted, gets another class, is grown or
+shrunk by some pixels, or a blob is invented. A network is trained for each fold of the copy, by `fit --folds`. A place
+counts as found if image and kind agree and the boxes overlap. Further draws plant other errors, which the same networks
+are asked about; they were trained on as many wrong labels. With ``--run`` a finished run is asked instead, about the
+images that it has not trained on. What was trained is not trained again. The table is printed and written to
+``OUT/table.md``. The data set's own label errors count as false positives, so precision is a lower bound.
 """
 
 import argparse
@@ -25,12 +25,13 @@ from scipy.ndimage import distance_transform_edt
 
 from flexunet_pl.core.errors import UserError, print_user_error
 from flexunet_pl.core.files import scratch_folder, write_json, write_text
+from flexunet_pl.core.types import Pair
 from flexunet_pl.data.masks import read_mask
 from flexunet_pl.data.palette import Palette, UInt8Array
 from flexunet_pl.data.samples import find_pairs
-from flexunet_pl.evaluation.held_out import HeldOut, find_held_out
+from flexunet_pl.evaluation.held_out import HeldOut, Part, find_held_out
 from flexunet_pl.evaluation.label_errors import LabelFinding, check_labels
-from flexunet_pl.evaluation.label_regions import INVENTED, KINDS, LOOSE_EDGE, MISSING, WRONG_CLASS, labelled_regions
+from flexunet_pl.evaluation.label_regions import INVENTED, KINDS, MISSING, WRONG_CLASS, labelled_regions
 from flexunet_pl.training.runs import checkpoint_file
 
 Box = tuple[int, int, int, int]
@@ -51,8 +52,10 @@ class Planted:
     box: Box
 
 
-def plant(mask_index: UInt8Array, kind: str, num_classes: int, rng: np.random.Generator) -> tuple[UInt8Array, Box] | None:
-    """Return a mask uint8 (H, W) with an error of a kind, and the box that it changed; None if there is no place."""
+def plant(
+    mask_index: UInt8Array, kind: str, num_classes: int, rng: np.random.Generator
+) -> tuple[UInt8Array, Box] | None:
+    """Return a mask uint8 (H, W) with an error of a kind, and the box it changed; None if there is no place."""
     changed = mask_index.copy()
     if kind == INVENTED:
         inside = _blob(mask_index, rng)
@@ -98,13 +101,12 @@ def _box_of(region: Bools) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def write_planted(clean: Path, data: Path, each: int, seed: int) -> list[Planted]:
-    """Plant ``each`` errors of each kind into the masks of ``data``, made anew from those of ``clean``, one a mask."""
+def write_planted(clean: Path, data: Path, pairs: Sequence[Pair], each: int, seed: int) -> list[Planted]:
+    """Plant ``each`` errors of each kind into masks of ``data``, made anew from ``pairs`` of ``clean``, one a mask."""
     rng = np.random.default_rng(seed)
     palette = Palette.load(data / "palette.yaml")
-    pairs, _ = find_pairs(clean / "train" / "images", clean / "train" / "masks")
     for pair in pairs:
-        shutil.copyfile(pair.mask, data / "train" / "masks" / pair.mask.name)
+        shutil.copyfile(pair.mask, data / pair.mask.relative_to(clean))
     order = [pairs[place] for place in rng.permutation(len(pairs))]
     planted = []
     for kind in KINDS * each:
@@ -112,8 +114,8 @@ def write_planted(clean: Path, data: Path, each: int, seed: int) -> list[Planted
             mask_index, _ = read_mask(pair.mask, palette, antialiased=True)
             done = plant(mask_index, kind, len(palette), rng)
             if done is not None:
-                Image.fromarray(palette.decode(done[0])).save(data / "train" / "masks" / pair.mask.name)
-                planted.append(Planted(f"train/images/{pair.image.name}", kind, done[1]))
+                Image.fromarray(palette.decode(done[0])).save(data / pair.mask.relative_to(clean))
+                planted.append(Planted(pair.image.relative_to(clean).as_posix(), kind, done[1]))
                 order.remove(pair)
                 break
     return planted
@@ -153,7 +155,8 @@ def table(draws: Sequence[tuple[Sequence[LabelFinding], Sequence[Planted]]]) -> 
                 total += n
                 images = {one.image for one in mine[:n]}
                 right_image = sum(error.image in images for error in errors) / n
-                rows.append((*precision_and_recall(mine, errors, n), precision_and_recall(mine, errors, 2 * n)[1], right_image))
+                recall_at_2n = precision_and_recall(mine, errors, 2 * n)[1]
+                rows.append((*precision_and_recall(mine, errors, n), recall_at_2n, right_image))
         if rows:
             cells = " | ".join(f"{value:.2f}" for value in np.mean(rows, axis=0))
             lines.append(f"| {kind} | {total} | {cells} |")
@@ -177,6 +180,17 @@ def flexunet(*words: str) -> None:
         raise UserError(f"flexunet {' '.join(words[:2])} failed; see above")
 
 
+def moved(held_out: HeldOut, clean: Path, data: Path) -> HeldOut:
+    """Return the same images, with the masks in ``data``."""
+
+    def there(pair: Pair) -> Pair:
+        return Pair(pair.name, data / pair.image.relative_to(clean), data / pair.mask.relative_to(clean))
+
+    return held_out._replace(
+        parts=[Part(part.checkpoint, [there(one) for one in part.pairs]) for part in held_out.parts]
+    )
+
+
 def checked(held_out: HeldOut, data: Path) -> list[LabelFinding]:
     """Return the findings of the networks on the masks as they are now."""
     with scratch_folder() as scratch:
@@ -186,27 +200,35 @@ def checked(held_out: HeldOut, data: Path) -> list[LabelFinding]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plant, train, check and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a data set of pairs with palette.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="a data set of pairs, with the palette of the config")
+    parser.add_argument("--run", type=Path, help="a run that was trained on --data, which is asked instead of new ones")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="configs/tile_strong.yaml")
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=3, help="training time of each network")
+    parser.add_argument("--steps", type=int, default=200, help="of each training")
     parser.add_argument("--each", type=int, default=3, help="errors of each kind")
     parser.add_argument("--draws", type=int, default=10)
     options, others = parser.parse_known_args(arguments)
     try:
-        clean, data = prepared(options.data, options.out, options.folds, options.config)
-        run = options.out / "run"
-        if not checkpoint_file(run, "best").is_file():
-            write_planted(clean, data, options.each, seed=0)
-            seconds = round(60 * options.minutes)
-            length = f"00:{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        if options.run is not None:
+            clean, data, run = options.data, options.out / "data", options.run
+            if not data.is_dir():
+                shutil.copytree(clean, data)
+        else:
+            clean, data = prepared(options.data, options.out, options.folds, options.config)
+            run = options.out / "run"
+        if options.run is None and not checkpoint_file(run, "best").is_file():
+            pairs, _ = find_pairs(clean / "train" / "images", clean / "train" / "masks")
+            write_planted(clean, data, pairs, options.each, seed=0)
             words = ["--config", options.config, "--data.root", str(data), "--folds", str(options.folds)]
-            flexunet("fit", *words, "--run_dir", str(run), "--trainer.max_time", length, *others)
-        held_out, draws = find_held_out(run, data), []
+            length = ["--trainer.max_steps", str(options.steps), "--trainer.max_epochs", "-1"]
+            flexunet("fit", *words, "--run_dir", str(run), "--trainer.max_time", "null", *length, *others)
+        held_out = find_held_out(run, data if options.run is None else clean)
+        original = moved(held_out, data, clean) if options.run is None else held_out
+        draws = []
         for seed in range(options.draws):
-            planted = write_planted(clean, data, options.each, seed)
-            draws.append((checked(held_out, data), planted))
+            planted = write_planted(clean, data, original.pairs, options.each, seed)
+            draws.append((checked(moved(original, clean, data), data), planted))
     except UserError as error:
         return print_user_error(error)
     text = table(draws)

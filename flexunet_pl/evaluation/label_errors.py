@@ -119,8 +119,8 @@ class Typical:
 def score_of(one: Contradiction, typical: Typical) -> float:
     """Return how much a contradiction needs a look, 0..1.
 
-    For a loose edge at a mean distance d: margin * (1 - d_0 / d), 0 at and below the set's typical distance d_0. For all
-    other kinds: margin * sqrt(min(1, area / a_0)), with a_0 for the area of a small labelled region of the class.
+    For a loose edge at a mean distance d: margin * (1 - d_0 / d), 0 at and below the set's typical distance d_0. For
+    all other kinds: margin * sqrt(min(1, area / a_0)), with a_0 for the area of a small labelled region of the class.
     """
     if one.kind == LOOSE_EDGE:
         usual = typical.distance(one.labelled)
@@ -238,4 +238,3 @@ def load(path: Path) -> LabelledPixels:
     with np.load(path, allow_pickle=False) as content:
         height, width = content["size"].tolist()
         return LabelledPixels(content["labelled"], content["levels"], (height, width))
-

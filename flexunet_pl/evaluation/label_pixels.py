@@ -1,4 +1,4 @@
-"""Confident learning on pixels: which labels a model contradicts although it is as sure as it is where labels are right.
+"""Confident learning on pixels: which labels a model contradicts, as sure as it usually is.
 
 C. Northcutt, L. Jiang, I. Chuang, "Confident learning: estimating uncertainty in dataset labels", Journal of Artificial
 Intelligence Research 70, 2021. The quality of a whole mask follows V. Lad and J. Mueller, "Estimating label quality and
@@ -84,8 +84,8 @@ def confident_joint(labelled: UInt8Array, suggested: UInt8Array, num_classes: in
 def mask_quality(pixels: LabelledPixels) -> float:
     """Return the quality of a whole mask, 0..1: the soft minimum over pixels of the label's probability.
 
-    With p_i for the probability of the label of pixel i, it is the sum of p_i w_i, where the weights w_i are the softmax
-    of (1 - p_i) / 0.1 over all pixels (Lad and Mueller). It is 1 for a mask that is ignored everywhere.
+    With p_i for the probability of the label of pixel i, it is the sum of p_i w_i, where the weights w_i are the
+    softmax of (1 - p_i) / 0.1 over all pixels (Lad and Mueller). It is 1 for a mask that is ignored everywhere.
     """
     counted = pixels.labelled != IGNORE_INDEX
     if not counted.any():

@@ -2,12 +2,13 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from flexunet_pl import __version__
 from flexunet_pl.core.console import table
@@ -31,6 +32,7 @@ MOST_LISTED = 10  # findings on the terminal
 CROP, AROUND = 64, 0.5  # a crop has at least so many pixels a side, and shows this share of the box around it
 HEIGHT = 200
 JPEG_QUALITY = 85
+FRAME = (255, 255, 0)
 LOCAL_FILES = "/data/local-files/?d="  # how Label Studio names files below its document root
 DISAGREEMENT = dict(
     zip(("label only", "model only", "another class", "both agree"), ERROR_COLORS.values(), strict=True)
@@ -91,7 +93,7 @@ def as_lines(found: LabelCheck) -> list[str]:
 def label_studio_tasks(found: LabelCheck) -> list[dict[str, Any]]:
     """Return a task of Label Studio for each image with findings, which are rectangles of a prediction.
 
-    Places are in percent of the image. The label of a rectangle is the suggested class; kind and score are its meta text.
+    Places are in percent of the image. A rectangle's label is the suggested class; kind and score are its meta text.
     """
     by_image: dict[str, list[LabelFinding]] = {}
     for one in found.findings:
@@ -174,10 +176,22 @@ def _crop(one: LabelFinding, found: LabelCheck, data: Path, palette: Palette) ->
         "model": overlay(image, predicted, palette.colors),
         "disagreement": error_overlay(image, labelled, predicted),
     }
-    enlarged = [(name, tile.repeat(factor, axis=0).repeat(factor, axis=1)) for name, tile in tiles.items()]
+    enlarged = {name: tile.repeat(factor, axis=0).repeat(factor, axis=1) for name, tile in tiles.items()}
+    x0, y0, x1, y1 = one.box
+    box = (x0 - window[1].start, y0 - window[0].start, x1 - window[1].start, y1 - window[0].start)
+    enlarged["disagreement"] = _framed(enlarged["disagreement"], [factor * side for side in box])
     where = f"{one.image}, x {one.box[0]} to {one.box[2]}, y {one.box[1]} to {one.box[3]}"
     distance = "" if one.distance is None else f", {one.distance} pixels off"
-    return _picture(panel(enlarged, HEIGHT), f"score {one.score:.2f}: {_classes(one)}{distance}; {where}")
+    return _picture(panel(list(enlarged.items()), HEIGHT), f"score {one.score:.2f}: {_classes(one)}{distance}; {where}")
+
+
+def _framed(rgb: UInt8Array, box: Sequence[int]) -> UInt8Array:
+    """Draw a frame around a box (x0, y0, x1, y1) of a picture uint8 (H, W, 3)."""
+    picture = Image.fromarray(rgb)
+    width = max(1, round(max(picture.size) / HEIGHT))
+    frame = (box[0] - 2 * width, box[1] - 2 * width, box[2] + 2 * width, box[3] + 2 * width)
+    ImageDraw.Draw(picture).rectangle(frame, outline=FRAME, width=width)
+    return np.asarray(picture)
 
 
 def _window(box: tuple[int, int, int, int], size: tuple[int, ...]) -> tuple[slice, slice]:
