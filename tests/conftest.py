@@ -91,6 +91,23 @@ def tiny_checkpoint(tiny_run: Path) -> Path:
     return tiny_run / "checkpoints" / "last.ckpt"
 
 
+@pytest.fixture(scope="session")
+def folded_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tiny data with two folds."""
+    out = tmp_path_factory.mktemp("folded") / "tiles"
+    assert main(["prepare", "pairs", str(tiny_data), str(out), "--folds", "2"]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def folds_run(folded_data: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the finished run of two folds, one epoch each."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    arguments = ["fit", str(folded_data), "--config", str(tiny_config), "--folds", "2", "--run_dir", str(run_dir)]
+    assert main(arguments) == 0
+    return run_dir
+
+
 def with_settings(checkpoint: Path, folder: Path, **settings: object) -> Path:
     """Return a copy of a checkpoint as if it had been trained with these settings."""
     content = torch.load(checkpoint, weights_only=True)

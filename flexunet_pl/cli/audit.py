@@ -17,8 +17,11 @@ def audit(
     source_pattern: str | None = None,
     near_duplicates: bool = True,
     max_pixels: int | None = None,
+    labels: Path | None = None,
 ) -> int:
     """Check a data set: pairing, readability, sizes, colours, empty masks, balance, duplicates, leaks between splits.
+
+    With --labels it also ranks the labels that a model contradicts with confidence, of images it has not trained on.
 
     The exit code is 0 if nothing is wrong, 2 if there are errors, and with --strict true 1 if there are warnings.
 
@@ -32,6 +35,8 @@ def audit(
             share; without it the variant prefixes of the FlexUNet family are taken off.
         near_duplicates: Whether to look for images that look alike under different names.
         max_pixels: The most pixels of an image or mask (default: 100 million).
+        labels: Run that was trained on this data set, best with fit --folds 5; its networks check the labels of the
+            images they have not seen, and label_review.html shows which to look at.
     """
     from flexunet_pl.core.files import write_json, write_text
     from flexunet_pl.core.types import Problem
@@ -48,6 +53,10 @@ def audit(
         queue = find_all(data, [])
         folder = data if out is None else out
         _check_writable(folder)
+        if labels is not None:
+            from flexunet_pl.evaluation.held_out import find_held_out
+
+            find_held_out(labels, data)  # an unsuitable run fails before the work
         inferred = None
         if palette is None and not (data / PALETTE_FILE).is_file():
             colors = infer_palette([pair.mask for _, pair in queue])
@@ -67,6 +76,10 @@ def audit(
         write_json(folder / "audit.json", as_json(found, code))
         write_text(folder / "audit.html", as_page(found))
         say(*as_lines(found), f"written: {folder / 'audit.json'} and {folder / 'audit.html'}")
+        if labels is not None:
+            from flexunet_pl.report.label_review import write_label_review
+
+            say("", *write_label_review(labels, data, colors, folder))
         return code
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "predict": "write the masks of a folder of images: predict RUN IMAGES",
     "prepare": "make a data set from folders of images and masks",
     "audit": "check a data set for faults, imbalance and leaks",
+    "select": "choose which unlabelled images to label next: select RUN IMAGES",
     "export": "turn a run or a checkpoint into a bundle that runs anywhere: export RUN",
     "infer": "segment images with a bundle, without torch",
     "serve": "answer requests over HTTP with bundles, without torch: serve exports/tile",

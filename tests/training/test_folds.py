@@ -23,19 +23,15 @@ from flexunet_pl.training.task import SegmentationTask
 
 
 @pytest.fixture(scope="module")
-def folded(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folded(folded_data: Path) -> Path:
     """Return the tiny data with two folds."""
-    out = tmp_path_factory.mktemp("folded") / "tiles"
-    assert main(["prepare", "pairs", str(tiny_data), str(out), "--folds", "2"]) == 0
-    return out
+    return folded_data
 
 
 @pytest.fixture(scope="module")
-def run(folded: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(folds_run: Path) -> Path:
     """Return the finished run of two folds, one epoch each."""
-    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main(["fit", str(folded), "--config", str(tiny_config), "--folds", "2", "--run_dir", str(run_dir)]) == 0
-    return run_dir
+    return folds_run
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
