@@ -116,7 +116,7 @@ def rank_unlabelled(
     names = [path.name for path in _spread(labelled_files)]
     candidates = []
     for rank, one in enumerate(chosen, start=1):
-        path, source, uncertainty = found[one.index]
+        path, source, uncertainty = found[one.place]
         place = one.nearest
         nearest = "" if place is None else names[-1 - place] if place < 0 else found[place][0].name
         why = _why(uncertainty, one.distance, nearest, is_labelled=place is not None and place < 0)

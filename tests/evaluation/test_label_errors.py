@@ -216,7 +216,7 @@ def perfect(held_out: HeldOut, palette: Palette, clean: Path) -> Iterator[tuple[
     """Predict what the masks in ``clean`` say."""
     for pair in held_out.pairs:
         truth, _ = read_mask(clean / pair.mask.name, palette, antialiased=False)
-        probabilities = pixels_of(truth, truth, len(palette)).levels.astype(np.float32) / 255
+        probabilities = pixels_of(truth, truth, len(palette)).levels.astype(np.float32) / np.float32(255)
         yield pair, ImagePrediction(np.zeros((*truth.shape, 3), np.uint8), truth, probabilities)
 
 

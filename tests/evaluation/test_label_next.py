@@ -28,7 +28,7 @@ CROSS = np.array([[1, 0], [1, 0.01], [-1, 0], [-1, -0.01]], np.float32)
 
 
 def indices(found: list[Choice]) -> list[int]:
-    return [one.index for one in found]
+    return [one.place for one in found]
 
 
 def test_the_second_choice_is_uncertain_and_unlike_the_first() -> None:
