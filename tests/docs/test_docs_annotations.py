@@ -55,3 +55,6 @@ def test_commands_of_the_annotations_page_run(desk: Path, monkeypatch: pytest.Mo
     assert {len(read_manifest(desk / "dataset" / name)) for name in ("parts", "parts-2")} == {12}
     assert {row.name for row in read_manifest(desk / "dataset" / "parts-3")} == {"new_0", "new_1"}
     assert (desk / "proposals" / "labelstudio" / "iou.csv").is_file()
+    pieces = json.loads((desk / "proposals" / "decisions.json").read_text())["pieces"]
+    assert {Path(name).name for name in pieces} == {"new_0.png", "new_1.png"}
+    assert {piece["decision"] for piece in pieces.values()} <= {"OK", "NG"}
