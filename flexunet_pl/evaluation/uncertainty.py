@@ -123,7 +123,8 @@ def _both_classes(logits: Tensor) -> Tensor:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     """Map probabilities (K, h, w) to their entropy (h, w), 0..1."""
-    return torch.special.entr(probabilities).sum(0) / math.log(len(probabilities))
+    entropy: Tensor = torch.special.entr(probabilities).sum(0)
+    return entropy / math.log(len(probabilities))
 
 
 def _top(values: Tensor) -> float:

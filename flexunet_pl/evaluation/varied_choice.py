@@ -17,12 +17,12 @@ class Choice(NamedTuple):
     """An item that was chosen.
 
     Attributes:
-        index: Its place among the candidates.
+        place: Its place among the candidates.
         distance: To the nearest item that is labelled or was chosen before, 0..2; None of the first without such.
         nearest: That item: its place among the candidates, or -1 - place among the labelled ones; None without such.
     """
 
-    index: int
+    place: int
     distance: float | None
     nearest: int | None
 
