@@ -137,6 +137,8 @@ def test_what_is_trained_for_planted_errors_is_not_trained_again(
     assert (tmp_path / "out" / "table.md").read_text() == first
 
 
+# Lightning warns that no validation chooses the best checkpoint; the last one is what is wanted.
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
 @pytest.mark.full
 def test_the_selection_resumes_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

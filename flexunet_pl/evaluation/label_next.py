@@ -117,9 +117,9 @@ def rank_unlabelled(
     candidates = []
     for rank, one in enumerate(chosen, start=1):
         path, source, uncertainty = found[one.place]
-        place = one.nearest
-        nearest = "" if place is None else names[-1 - place] if place < 0 else found[place][0].name
-        why = _why(uncertainty, one.distance, nearest, is_labelled=place is not None and place < 0)
+        near = one.nearest
+        nearest = "" if near is None else names[-1 - near] if near < 0 else found[near][0].name
+        why = _why(uncertainty, one.distance, nearest, is_labelled=near is not None and near < 0)
         candidates.append(Candidate(rank, path, source, uncertainty, one.distance, nearest, why))
     notes = _notes(candidates, len(known), unreadable, bool(labelled), count, most)
     return LabelNext(candidates, len(found), notes)

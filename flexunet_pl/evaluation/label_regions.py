@@ -20,7 +20,7 @@ KINDS = (MISSING, INVENTED, WRONG_CLASS, LOOSE_EDGE)
 SMALLEST = 4  # pixels of a region worth a look
 EDGE_BAND = 3  # pixels around a labelled defect in which a contradiction is about its edge
 MOST_OF_REGION = 0.5
-LEAST_SEEN = 0.1  # a label with less of it predicted as a defect of any class may be invented
+LEAST_SEEN = 0.1  # a label with less of it predicted as a defect of any class is invented
 MARGIN_AROUND = 0.5  # of a region's side, in which its edge is looked for
 
 Bools = npt.NDArray[np.bool_]
@@ -63,10 +63,10 @@ def labelled_regions(labelled: UInt8Array, num_classes: int) -> Iterator[tuple[i
 def contradictions(pixels: LabelledPixels, suggested: UInt8Array) -> list[Contradiction]:
     """Return the regions in which an image's label is contradicted.
 
-    A labelled region is *invented* if the network is confident of background in most of it and hardly sees a defect
-    there, and of the *wrong class* if it is confident of one other class in most of it; of any other region that the
-    network finds, the outlines are compared. A confident defect on labelled background is *missing* unless most of
-    it hugs a labelled defect.
+    A labelled region is of the *wrong class* if the network is confident of one other class in most of it, and
+    *invented* if it predicts a defect in less than a tenth of it; few networks are as sure of background there as
+    elsewhere, so the margin alone says how sure they are. Of any other region the outlines are compared. A confident
+    defect on labelled background is *missing* unless most of it hugs a labelled defect.
 
     Args:
         pixels: Label and probabilities.
@@ -85,9 +85,9 @@ def contradictions(pixels: LabelledPixels, suggested: UInt8Array) -> list[Contra
         if others.max() > MOST_OF_REGION * area:
             other = int(others.argmax())
             found.append(_contradiction(WRONG_CLASS, (index, other), window, region, suggested, by_confidence))
-        elif votes[0] > MOST_OF_REGION * area and seen < LEAST_SEEN * area:
-            found.append(_contradiction(INVENTED, (index, 0), window, region, suggested, by_confidence))
-        elif seen and (edge := _edge(index, window, region, pixels.labelled, predicted, by_prediction)) is not None:
+        elif seen < LEAST_SEEN * area:
+            found.append(_contradiction(INVENTED, (index, 0), window, region, predicted, by_prediction))
+        elif (edge := _edge(index, window, region, pixels.labelled, predicted, by_prediction)) is not None:
             found.append(edge)
     return found + _missing(pixels.labelled, suggested, by_confidence)
 
@@ -100,7 +100,7 @@ def _contradiction(
     suggested: UInt8Array,
     margin: npt.NDArray[np.float32],
 ) -> Contradiction:
-    contradicted = region & (suggested[window] == classes[1])
+    contradicted = region & (suggested[window] == classes[1])  # for INVENTED, what is predicted
     mean = float(margin[window][contradicted].mean())
     return Contradiction(kind, *classes, _box(window), int(contradicted.sum()), max(0.0, mean))
 

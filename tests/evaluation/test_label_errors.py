@@ -130,6 +130,14 @@ def test_a_thin_rim_around_a_defect_is_its_edge_and_a_far_tail_is_missing() -> N
     assert MISSING in [one.kind for one in kinds_in(TRUTH, truth)]
 
 
+@pytest.mark.parametrize(("rows", "kind"), [(1, INVENTED), (2, LOOSE_EDGE)], ids=["a twelfth", "a sixth"])
+def test_a_speck_seen_within_an_invented_defect_does_not_make_it_real(rows: int, kind: str) -> None:
+    labelled, truth = TRUTH.copy(), TRUTH.copy()
+    labelled[SPACE] = 2
+    truth[40 : 40 + rows, 6:18] = 1
+    assert [one.kind for one in kinds_in(labelled, truth)] == [kind]
+
+
 def test_ignored_pixels_and_doubtful_predictions_contradict_nothing() -> None:
     labelled = np.where(TRUTH > 0, 255, 0).astype(np.uint8)
     assert kinds_in(labelled) == []

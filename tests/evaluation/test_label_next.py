@@ -27,13 +27,13 @@ NONE = np.zeros((0, 2), np.float32)
 CROSS = np.array([[1, 0], [1, 0.01], [-1, 0], [-1, -0.01]], np.float32)
 
 
-def indices(found: list[Choice]) -> list[int]:
+def places(found: list[Choice]) -> list[int]:
     return [one.place for one in found]
 
 
 def test_the_second_choice_is_uncertain_and_unlike_the_first() -> None:
     found = choose(np.array([0.9, 0.8, 0.5, 0.4]), CROSS, NONE, list("abcd"), 3, most=4)
-    assert indices(found)[:2] == [0, 2]
+    assert places(found)[:2] == [0, 2]
     assert found[0].distance is None
     assert found[1].distance == pytest.approx(2)  # opposite
     assert found[1].nearest == 0
@@ -42,21 +42,21 @@ def test_the_second_choice_is_uncertain_and_unlike_the_first() -> None:
 def test_what_is_like_a_labelled_item_comes_last() -> None:
     labelled = np.array([[1, 0]], np.float32)
     found = choose(np.array([0.9, 0.8, 0.5, 0.4]), CROSS, labelled, list("abcd"), 4, most=4)
-    assert indices(found)[0] == 2
+    assert places(found)[0] == 2
     assert found[0].nearest == -1  # the first labelled one
 
 
 def test_uncertainty_decides_between_items_that_are_equally_far() -> None:
     labelled = np.array([[0, 0]], np.float32)
     found = choose(np.array([0.2, 0.7]), np.array([[1, 0], [-1, 0]], np.float32), labelled, ["a", "b"], 1, most=1)
-    assert indices(found) == [1]
+    assert places(found) == [1]
 
 
 def test_a_source_has_its_share_until_no_other_is_left() -> None:
     rng = np.random.default_rng(0)
     features, sources = rng.normal(size=(12, 4)).astype(np.float32), ["one"] * 8 + ["two", "two", "three", "four"]
     uncertainty = np.array([0.9] * 8 + [0.1] * 4)
-    found = indices(choose(uncertainty, features, np.zeros((0, 4), np.float32), sources, 12, most=2))
+    found = places(choose(uncertainty, features, np.zeros((0, 4), np.float32), sources, 12, most=2))
     assert sorted(found) == list(range(12)), "every item once"
     first = [sources[index] for index in found[:6]]
     assert {name: first.count(name) for name in set(first)} == {"one": 2, "two": 2, "three": 1, "four": 1}
@@ -64,7 +64,7 @@ def test_a_source_has_its_share_until_no_other_is_left() -> None:
 
 
 def test_equal_items_are_chosen_in_their_order() -> None:
-    assert indices(choose(np.zeros(4), np.zeros((4, 2), np.float32), NONE, list("abcd"), 4, most=4)) == [0, 1, 2, 3]
+    assert places(choose(np.zeros(4), np.zeros((4, 2), np.float32), NONE, list("abcd"), 4, most=4)) == [0, 1, 2, 3]
 
 
 def test_the_uncertainty_of_an_image_is_the_mean_of_what_is_known() -> None:
