@@ -25,7 +25,9 @@ MOST_IN_BANK = 1024
 # Directions in which training patches hardly vary count little: this share of the mean variance is added to theirs.
 SHRINKAGE = 0.1
 
-POWER = 16
+POWER = 16  # of the generalised mean over the patches of an image
+# Below this, squared distances of whitened patches are the rounding errors of sums, which differ between engines.
+LEAST_SQUARE = 1e-3
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -93,11 +95,11 @@ class DriftScore(nn.Module):
         return image_distance(self.distances(stages).flatten(1)) / self.threshold
 
     def distances(self, stages: Sequence[Tensor]) -> Tensor:
-        """Map features to the distance (N, h, w) of each patch to the nearest one of the bank."""
+        """Map features to the distance (N, h, w) of each patch to the nearest one of the bank, at least 0.03."""
         patches = self.patches(stages)
         # Products and a minimum, which every engine has; |x - b|^2 = |x|^2 - 2 x b + |b|^2.
         nearest = (patches @ self.minus_twice_bank + self.squares).amin(-1) + patches.square().sum(-1)
-        return nearest.clamp(min=0).sqrt()
+        return nearest.clamp(min=LEAST_SQUARE).sqrt()
 
     def patches(self, stages: Sequence[Tensor]) -> Tensor:
         """Map features to patches (N, h, w, D), on the grid of the finest stage that is used."""

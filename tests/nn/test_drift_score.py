@@ -37,8 +37,8 @@ TOY = DriftStatistics(
 @pytest.mark.parametrize(
     ("cell", "distance"),
     [
-        pytest.param((1, 0), 0.0, id="the patch (0, 0) is in the bank"),
-        pytest.param((4, 2), 0.0, id="the patch (3, 4) is in the bank"),
+        pytest.param((1, 0), 0.001**0.5, id="the patch (0, 0) is in the bank"),
+        pytest.param((4, 2), 0.001**0.5, id="the patch (3, 4) is in the bank"),
         pytest.param((2, 0), 1.0, id="(1, 0) is 1 from (0, 0)"),
         pytest.param((4, 0), 3.0, id="(3, 0) is 3 from (0, 0), 4 from (3, 4)"),
         pytest.param((4, 5), 6.0, id="(3, 10) is 6 from (3, 4)"),
