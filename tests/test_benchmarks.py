@@ -118,6 +118,7 @@ def test_shipped_plans_name_shipped_configs_and_existing_keys(path: Path) -> Non
         assert not stopped.value.code, f"{run.name} of {path.name}"
 
 
+@pytest.mark.full
 def test_recipes_are_trained_scored_and_not_trained_again(
     tiny_config: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +296,7 @@ def test_limits_are_told_of_a_model_on_a_data_set(
     assert "no model there" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_table_of_encoders_has_a_row_for_each_and_ends_what_takes_too_long(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -91,7 +91,8 @@ def test_predicted_masks_are_index_pngs_with_the_palette_and_overlays_lie_apart(
         "0",
     ]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["of.20.png", "of.64.png", "overlays"]
+    written = ["decisions.json", "of.20.png", "of.64.png", "overlays", "summary.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     with Image.open(tmp_path / "out" / "of.20.png") as mask:
         assert (mask.size, mask.mode) == ((20, 44), "P")
         assert mask.getpalette()[3:6] == [0, 0, 255]  # type: ignore[index]  # a P image has a palette
