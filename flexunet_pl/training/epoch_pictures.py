@@ -114,12 +114,21 @@ def write_strip(folder: Path, epochs: int) -> None:
     heads = [path for label in ("image", "truth") if (path := folder / "rows" / f"{label}.png").is_file()]
     rows = [*heads, *(folder / "rows" / f"{number:04d}.png" for number in numbers), *heads[1:]]
     save_picture(folder / STRIP, sheet([_read(path) for path in rows]))
-    frames = [_frame(path) for n in numbers if (path := folder / f"epoch_{n:04d}.png").is_file()]
+    frames = _of_one_size([_frame(path) for n in numbers if (path := folder / f"epoch_{n:04d}.png").is_file()])
     if frames:
         durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
         with atomic_path(folder / ANIMATION) as temporary:
             options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
             frames[0].save(temporary, format="WEBP", quality=80, method=2, **options)
+
+
+def _of_one_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Pad frames at the right and below to the largest, since epochs that predict tiny defects have more crops."""
+    width, height = (max((frame.size[axis] for frame in frames), default=0) for axis in (0, 1))
+    padded = [Image.new("RGB", (width, height), "white") for _ in frames]
+    for whole, frame in zip(padded, frames, strict=True):
+        whole.paste(frame, (0, 0))
+    return padded
 
 
 def _save_sheet(path: Path, shots: Sequence[Shot], panels: Sequence[UInt8Array], palette: Palette) -> None:

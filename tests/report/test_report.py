@@ -562,13 +562,13 @@ def test_commands_of_the_page_run(
     assert len(commands) == 4
 
 
-def check_in_browser(out: Path, images: int, browser: Browser, tmp_path: Path) -> None:
+def check_in_browser(out: Path, images: int, browser: Browser, tmp_path: Path, charts: int = 6) -> None:
     page = browser.page()
     for width in (1280, 400):
         page.open(out / "report.html", width)
         page.photograph(tmp_path / "page.png")
         assert page.run("document.documentElement.scrollWidth") <= width
-        assert page.run("document.querySelectorAll('figure.chart').length") == 6
+        assert page.run("document.querySelectorAll('figure.chart').length") == charts
         assert len(names_shown(page)) == images
     assert page.complaints == []
 

@@ -178,3 +178,14 @@ def test_an_overlay_has_a_thin_fill_and_a_full_contour() -> None:
     assert tuple(laid[2, 4]) == (255, 0, 0)
     assert tuple(laid[0, 0]) == tuple(laid[8, 8]) == (100, 100, 100)
     assert (image == 100).all(), "the image itself is left alone"
+
+
+def test_frames_of_epochs_with_more_crops_fit_into_one_animation(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    for number, size in enumerate([(90, 40), (90, 70), (120, 40)], start=1):
+        Image.new("RGB", size, "gray").save(tmp_path / f"epoch_{number:04d}.png")
+        Image.new("RGB", (30, 30), "gray").save(tmp_path / "rows" / f"{number:04d}.png")
+    write_strip(tmp_path, 3)
+    with Image.open(tmp_path / "strip.webp") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]  # only animations have it
+        assert animation.width >= 120
