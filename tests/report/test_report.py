@@ -593,4 +593,4 @@ def test_the_report_of_a_model_of_real_tiles_works_in_a_browser(
     assert main(["fit", "--config", str(tmp_path / "mini.yaml"), "--run_dir", str(tmp_path / "run")]) == 0
     arguments = ["--split", "valid", "--antialiased_masks", "--out", str(tmp_path / "out")]
     assert main(["report", str(tmp_path / "run"), str(data), *arguments]) == 0
-    check_in_browser(tmp_path / "out", 9, browser, tmp_path)
+    check_in_browser(tmp_path / "out", 9, browser, tmp_path, charts=5)  # no good image, no curve of decisions
