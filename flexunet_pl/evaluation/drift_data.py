@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Pair
-from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.datamodule import SegmentationDataModule
 from flexunet_pl.data.manifest import MANIFEST_FILE, read_manifest
 from flexunet_pl.data.sources import source_of
-from flexunet_pl.training.runs import CONFIG, FOLD, has_folds
+from flexunet_pl.training.data_paths import data_settings
+from flexunet_pl.training.runs import FOLD, has_folds
 from flexunet_pl.training.task import SegmentationTask
 
 FOLDERS = ("root", *(f"{split}_{kind}" for split in ("train", "valid", "test") for kind in ("images", "masks")))
@@ -43,13 +40,7 @@ def sources_of(module: SegmentationDataModule, pairs: list[Pair]) -> list[str]:
 def _settings(run: Path) -> dict[str, Any]:
     """Return the keys of ``data`` in the config of a run that say which images it used."""
     run = run / f"{FOLD}0" if has_folds(run) else run
-    config = run / CONFIG
-    try:
-        content = load_yaml(config.read_text(encoding="utf-8"))
-        data = dict(content["data"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{config}: does not say which data it used ({reason}); name them: drift RUN DATA") from error
+    data = data_settings(run, "name them: drift RUN DATA")
     # Relative paths of a saved config are relative to its folder.
     folders = {key: str(run / data[key]) for key in FOLDERS if isinstance(data.get(key), str)}
     return folders | {key: data[key] for key in READING if data.get(key) is not None}

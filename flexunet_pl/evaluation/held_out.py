@@ -5,18 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from flexunet_pl.core.arguments import PROGRAM
 from flexunet_pl.core.errors import UserError
 from flexunet_pl.core.types import Pair, raise_problems
-from flexunet_pl.core.yaml_text import load_yaml
 from flexunet_pl.data.layout import SPLITS
 from flexunet_pl.data.manifest import fold_members, folds_of
 from flexunet_pl.data.palette import Palette
 from flexunet_pl.data.samples import find_pairs
 from flexunet_pl.evaluation.models import ImagePrediction, NetworkModel
 from flexunet_pl.training import runs
+from flexunet_pl.training.data_paths import data_settings
 
 OPTION = "--labels"
 
@@ -126,16 +124,8 @@ def predictions(held_out: HeldOut, palette: Palette) -> Iterator[tuple[Pair, Ima
 
 def _check_same_data(run: Path, data: Path) -> int | None:
     """Return the fold that a run without folds validates on, if any; UserError if it trained on other data."""
-    config = run / runs.CONFIG
-    try:
-        settings = dict(load_yaml(config.read_text(encoding="utf-8"))["data"])
-        root, fold = settings.get("root"), settings.get("fold")
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{OPTION} {run}: its {config.name} does not say which images it trained on ({reason}); give a run folder "
-            "that fit wrote"
-        ) from error
+    settings = data_settings(run, f"give {OPTION} a run folder that fit wrote")
+    root, fold = settings.get("root"), settings.get("fold")
     # Relative paths of a saved config are relative to its folder.
     trained_on = None if root is None else Path(os.path.normpath(run / root))
     if trained_on is None or (trained_on.is_dir() and trained_on.resolve() != data.resolve()):

@@ -55,6 +55,21 @@ def test_data_of(run: Path) -> dict[str, Any]:
     return split_data_of(run, "test")
 
 
+def data_settings(run: Path, repair: str) -> dict[str, Any]:
+    """Return the keys of ``data`` in the config of a run; paths are relative to its folder.
+
+    Raises:
+        UserError: If there are none; the message ends with ``repair``, what to do instead.
+    """
+    config = run / CONFIG
+    try:
+        content = load_yaml(config.read_text(encoding="utf-8"))
+        return dict(content["data"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{config}: does not say which data it used ({reason}); {repair}") from error
+
+
 def split_data_of(run: Path, split: str) -> dict[str, Any]:
     """Return where images of a run are: ``data``, or ``images`` and ``masks``, and ``antialiased_masks``.
 
@@ -63,12 +78,7 @@ def split_data_of(run: Path, split: str) -> dict[str, Any]:
     """
     config = run / CONFIG
     split_folders = [f"{split}_{kind}" for kind in ("images", "masks")]
-    try:
-        content = load_yaml(config.read_text(encoding="utf-8"))
-        data = dict(content["data"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{config}: does not say which data it used ({reason}); name them with --data") from error
+    data = data_settings(run, "name them with --data")
     if split != "test" and data.get("fold") is not None:
         raise UserError(
             f"{config}: this run validates on fold {data['fold']} of its data set, which is no folder of its own; name "
