@@ -86,7 +86,8 @@ class PredictionWriter(BasePredictionWriter):
                 save_picture(self.out / "overlays" / f"{name}.png", drawn)
 
     def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write what all processes found, and warn if no mask of any process has a defect."""
+        """Warn first if no mask of any process has a defect, then write what all processes found."""
+        warn_of_background(cast(SegmentationTask, pl_module))
         rows = _of_all_processes(self._rows)
         decisions = dict(_of_all_processes(list(self._decisions.items())))
         if trainer.is_global_zero:
@@ -96,7 +97,6 @@ class PredictionWriter(BasePredictionWriter):
             console.say(content["summary"])
             if line := drift_line(rows):
                 console.say(line.rstrip())
-        warn_of_background(cast(SegmentationTask, pl_module))
 
 
 def writer_for(task: SegmentationTask, checkpoint: Path, out: Path, overlays: str) -> PredictionWriter:
