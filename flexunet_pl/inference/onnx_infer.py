@@ -379,10 +379,14 @@ def doubt(probabilities: FloatArray) -> FloatArray:
 
     Contested are pixels with P(defect) >= CONTESTED; the margin is that of their two most likely classes.
     """
-    defect = probabilities[..., 0] if probabilities.shape[-1] == 1 else 1 - probabilities[..., 0]
-    chosen = probabilities[defect >= CONTESTED]
-    two = np.column_stack([1 - chosen, chosen]) if chosen.shape[1] == 1 else np.partition(chosen, -2)[:, -2:]
-    return np.array([(1 - np.abs(two[:, 1] - two[:, 0])).sum(dtype=np.float64), len(chosen), defect.max()])
+    pixels, (total, count, highest) = probabilities.reshape(-1, probabilities.shape[-1]), (0.0, 0, 0.0)
+    for part in (pixels[start : start + BAND_PIXELS] for start in range(0, len(pixels), BAND_PIXELS)):
+        defect = part[:, 0] if part.shape[1] == 1 else 1 - part[:, 0]
+        chosen = part[defect >= CONTESTED]
+        two = np.column_stack([1 - chosen, chosen]) if chosen.shape[1] == 1 else np.partition(chosen, -2)[:, -2:]
+        total += float((1 - np.abs(two[:, 1] - two[:, 0])).sum(dtype=np.float64))
+        count, highest = count + len(chosen), max(highest, float(defect.max()))
+    return np.array([total, count, highest])
 
 
 def image_scores(
